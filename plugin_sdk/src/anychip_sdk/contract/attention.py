@@ -1,0 +1,79 @@
+"""The attention interface: ragged paged attention, prefill and decode mixed in one batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable
+from typing import Any
+
+from anychip_sdk.contract.batch import Array, Batch, Shapes
+from anychip_sdk.contract.checked import Checked
+from anychip_sdk.contract.specs import AttentionSpec, Bucket, Layer
+
+Handle = Any
+KV = Any
+
+
+class Attention(Checked):
+    """Models call `run`. A chip starts with `write` and `attend` and fuses by overriding `prepare` or `run`.
+    Variants are fields of `AttentionSpec`, not classes. H query heads, K KV heads and D head_dim follow from the
+    arrays' shapes: query head h reads KV head h // (H // K)."""
+
+    def supports(self, spec: AttentionSpec) -> None:
+        """Raises NotSupported, with the reason, for a kind of attention this chip does not have."""
+
+    def plan_shapes(self, bucket: Bucket) -> Shapes:
+        """Names and shapes of the int32 arrays that `plan` fills, by bucket alone."""
+        return ()
+
+    def plan(self, host: Batch) -> Hashable:
+        """On the host, before the upload: fill `host.plan[name][:]`. What it returns becomes `key.static`."""
+        return None
+
+    def begin(self, batch: Batch) -> Batch:
+        """Once a step on the device: masks, work lists and the like into `batch.plan`."""
+        return batch
+
+    @abstractmethod
+    def write(self, k: Array, v: Array, kv: KV, batch: Batch, layer: Layer) -> KV:
+        """k: [T, K, D], v: [T, K, Dv] go to `batch.slot_mapping[group]` of the layer's cache. Padding goes to
+        scratch. Returns the cache (the same one where it is changed in place)."""
+
+    @abstractmethod
+    def attend(self, q: Array, kv: KV, batch: Batch, layer: Layer) -> Array:
+        """q: [T, H, D] -> [T, H * Dv], q's dtype. K and V of this step are written already. The token at position
+        p sees positions max(0, p - window + 1) to p. Masked places of a page may hold NaN and must not leak."""
+
+    @abstractmethod
+    def prepare(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: KV,
+        batch: Batch,
+        layer: Layer,
+        *,
+        angles: Any = None,
+        q_norm: Handle | None = None,
+        k_norm: Handle | None = None,
+    ) -> tuple[Array, KV]:
+        """q: [T, H*D], k: [T, K*D], v: [T, K*Dv]: split heads, RMSNorm q and k per head where a handle is given
+        (`layer.attention.eps`), rotate both by `angles` where given, write K and V. -> q [T, H, D], kv."""
+
+    def run(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        kv: KV,
+        batch: Batch,
+        layer: Layer,
+        *,
+        angles: Any = None,
+        q_norm: Handle | None = None,
+        k_norm: Handle | None = None,
+    ) -> tuple[Array, KV]:
+        """`prepare`, then `attend`: [T, H*D] -> [T, H*Dv], kv."""
+        q, kv = self.prepare(q, k, v, kv, batch, layer, angles=angles, q_norm=q_norm, k_norm=k_norm)
+        return self.attend(q, kv, batch, layer), kv

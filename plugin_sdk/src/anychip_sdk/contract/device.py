@@ -1,0 +1,117 @@
+"""The device: an open chip or mesh, and the step that runs on it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from anychip_sdk.contract.allocator import Allocator
+from anychip_sdk.contract.batch import Batch
+from anychip_sdk.contract.checked import Checked
+from anychip_sdk.contract.communicator import Communicator
+from anychip_sdk.contract.ops import Ops, Sampled
+from anychip_sdk.contract.specs import Bucket, DType, Layer, StepKey, WeightSpec
+
+Handle = Any
+KV = Any
+State = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo:
+    """`name` as `--device` takes it ("cpu", "cuda:0"); `description` for people; `details` for bug reports."""
+
+    name: str
+    description: str
+    details: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a device claims. The conformance suite tests every claim and every refusal.
+
+    `weight_dtypes`, `kv_dtypes`: first is preferred. `device_feedback`: a step may take tokens that the step
+    before it sampled (`Batch.feed`). `batch_invariant`: a request's result does not depend on its batch."""
+
+    weight_dtypes: tuple[DType, ...]
+    kv_dtypes: tuple[DType, ...]
+    page_sizes: tuple[int, ...] = (16,)
+    max_head_dim: int = 256
+    sliding_window: bool = False
+    softcap: bool = False
+    moe: bool = False
+    sampling: bool = True
+    max_logprobs: int = 20
+    device_feedback: bool = False
+    batch_invariant: bool = False
+    max_world_size: int = 1
+
+
+class Reader(Protocol):
+    """Reads one slice of one checkpoint tensor; fewer slices than axes take the remaining axes whole."""
+
+    def __call__(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray: ...
+
+
+class Pending(Protocol):
+    """The result of a launched step. Its copy to the host is queued in stream order, so a later step cannot
+    overwrite it."""
+
+    def get(self) -> Sampled:
+        """Waits. Arrays are numpy. Raises DeviceError or OutOfMemory if the step failed."""
+
+
+Step = Callable[[Any, KV, State, Batch], tuple[Sampled, KV, State]]
+"""(weights, kv, state, batch) -> result, kv, state, over the device's arrays."""
+
+Compiled = Callable[[Any, KV, State, np.ndarray], tuple[Pending, KV, State]]
+"""(weights, kv, state, lent buffer) -> pending result, kv, state."""
+
+
+class Device(Checked):
+    """An open chip or mesh. `rank` and `size`: this process's place; a mesh driven by one process has size 1."""
+
+    info: DeviceInfo
+    capabilities: Capabilities
+    ops: Ops
+    allocator: Allocator
+    communicator: Communicator
+    rank: int = 0
+    size: int = 1
+
+    @abstractmethod
+    def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Handle:
+        """Builds an opaque weight handle in `dtype` (norms, rope and vectors in float32), reading only the slices
+        this rank needs. shapes: of every tensor named in the spec, as in the checkpoint."""
+
+    def stack(self, specs: Sequence[Layer], weights: list[Any]) -> Any:
+        """What `Ops.layers` gets for the per-layer weights; the list itself by default."""
+        return weights
+
+    @abstractmethod
+    def state(self, slots: int) -> State:
+        """An object with `last_token`, int32 [slots], zeroed."""
+
+    def bucket(self, exact: Bucket) -> Bucket:
+        """The same object: run at exact shapes. A larger one: padded to it, compiled once."""
+        return exact
+
+    @abstractmethod
+    def lend(self, words: int) -> np.ndarray:
+        """A zeroed int32 host buffer [words]. The core fills it and hands it back with the compiled step; from
+        then it is the device's until the step is done."""
+
+    @abstractmethod
+    def compile(self, step: Step, key: StepKey) -> Compiled:
+        """Eager: call it. Capturing: warm up on zeros and record. Tracing: jit, donating kv and state."""
+
+    def warm(self, keys: Sequence[StepKey]) -> None:
+        """Told once, after the weights are loaded, which keys will come; may compile ahead."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what the device holds. Further calls are undefined."""

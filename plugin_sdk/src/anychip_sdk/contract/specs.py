@@ -1,0 +1,144 @@
+"""Static, frozen, hashable descriptions: what a model needs and what shapes a step has. No arrays but constants."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+WeightKind = Literal["linear", "norm", "embedding", "experts", "rope", "vector"]
+Activation = Literal["silu", "gelu_tanh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """One kind of attention. It never holds head counts: those are local to a rank and follow from array shapes.
+
+    `window`: a token sees itself and the `window - 1` tokens before it; None sees all before it.
+    `softcap`: scores become `softcap * tanh(scores / softcap)` before masking (Gemma 2, arXiv:2408.00118).
+    `eps` is that of the optional q/k norms.
+    """
+
+    head_dim: int
+    scale: float
+    group: int = 0
+    window: int | None = None
+    softcap: float | None = None
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Static facts of one layer. `kv_index`: its place within its KV group; an int, or a traced scalar inside a
+    scan. `rope`: which of the model's rope tables it takes."""
+
+    attention: AttentionSpec
+    kv_index: Any
+    rope: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoESpec:
+    """Top-k routing over softmax probabilities; `renormalize` makes the chosen ones sum to one."""
+
+    experts: int
+    top_k: int
+    renormalize: bool
+    activation: Activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paged:
+    """Layers that share one page table: K is [layers, pages, page_size, kv_heads, k_dim], V likewise with v_dim.
+    `window`: every layer of the group has it, so pages wholly behind it are freed."""
+
+    layers: int
+    kv_heads: int
+    k_dim: int
+    v_dim: int
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class KVSpec:
+    """All KV groups of a model and the dtype they are kept in."""
+
+    groups: tuple[Paged, ...]
+    dtype: DType
+
+    def page_bytes(self, group: int, page_size: int) -> int:
+        """Bytes of one page of `group`, over all its layers."""
+        g = self.groups[group]
+        item = np.dtype(np.uint16).itemsize if self.dtype in ("bfloat16", "float16") else int(self.dtype[5:]) // 8
+        return g.layers * page_size * g.kv_heads * (g.k_dim + g.v_dim) * item
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """How the KV cache lies on the device. Page 0 of every group and request slot 0 are scratch and never given
+    out, so an all-zero batch harms nothing. `pages` counts page 0. `slots` counts slot 0."""
+
+    spec: KVSpec
+    page_size: int
+    pages: tuple[int, ...]
+    slots: int
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """One weight handle. `parts`: checkpoint names, one tuple per output part; a part of several names is a stack
+    along a new first axis (experts). Shapes follow the checkpoint: a linear part is [out, in].
+
+    `tp`: "out" shards outputs, "in" shards inputs (`linear` returns the full sum), None replicates.
+    `bias`: one checkpoint name per part, or empty. `offset` is added to the values (Gemma's norms keep w - 1).
+    `const` holds the values itself (rope frequencies) instead of `parts`.
+    """
+
+    parts: tuple[tuple[str, ...], ...]
+    kind: WeightKind
+    tp: Literal["out", "in"] | None = None
+    bias: tuple[str, ...] = ()
+    offset: float = 0.0
+    const: np.ndarray | None = field(default=None, compare=False, hash=False)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Shapes of a step: tokens T, sequences B, page-table columns P, logit rows R, KV groups G.
+    `decode`: every sequence has one token and token i belongs to sequence i."""
+
+    tokens: int
+    seqs: int
+    pages: int
+    rows: int
+    decode: bool
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class SampleKind:
+    """Which sampling code a step needs. Part of the step's key, so its values are kept few.
+
+    `filters`: some row has temperature > 0. `penalties`: length of the list of token counts, 0 for none.
+    `edits`: length of the list of logit edits, 0 for none (both padded to powers of two by the core).
+    `logprobs`: None, or how many top alternatives are reported beside the chosen token.
+    """
+
+    filters: bool = False
+    penalties: int = 0
+    edits: int = 0
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class StepKey:
+    """Everything static about a step: what a capturing or compiling device keys its programs by.
+    `feed`: some token ids come from `state` (see `Ops.feed`). `static`: what `Attention.plan` returned."""
+
+    bucket: Bucket
+    sample: SampleKind = SampleKind()
+    feed: bool = False
+    static: Hashable = None
