@@ -1,0 +1,164 @@
+"""The asynchronous front: one engine thread, any number of coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from anychip.engine.build import Built, build, encode
+from anychip.engine.core import EngineCore
+from anychip.engine.options import EngineOptions
+from anychip.engine.text import RequestText
+from anychip.errors import EngineDeadError, RequestError
+from anychip.outputs import EngineStats, RequestOutput
+from anychip.request import Request
+from anychip.sampling_params import SamplingParams
+
+
+class _Stream:
+    """One request's way from the engine thread to its coroutine."""
+
+    def __init__(self, text: RequestText, loop: asyncio.AbstractEventLoop) -> None:
+        self.text = text
+        self.queue: asyncio.Queue[RequestOutput | None] = asyncio.Queue()
+        self._loop = loop
+
+    def put(self, piece: RequestOutput | None) -> None:
+        """None: the engine died. A loop that is closed has nobody left to read."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.queue.put_nowait, piece)
+
+
+class AsyncEngine:
+    """model and options as for `LLM`. Start it anywhere; `generate` runs in any event loop."""
+
+    def __init__(self, model: str, device: str = "auto", *, progress: bool = False, **options: Any) -> None:
+        self.options = EngineOptions.make(device=device, **options)
+        self._built: Built = build(model, self.options, progress=progress)
+        self._core: EngineCore = self._built.core
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._owner: dict[Request, _Stream] = {}
+        self._ids = itertools.count(1)
+        self._dead: str | None = None
+        self._stats = self._core.stats()
+        self._thread = threading.Thread(target=self._run, name="anychip-engine", daemon=True)
+        self._thread.start()
+
+    model_name = property(lambda self: self._built.name)
+    max_model_len = property(lambda self: self._core.max_model_len)
+    tokenizer = property(lambda self: self._built.tokenizer)
+    chat_template = property(lambda self: self._built.chat_template)
+
+    @property
+    def default_params(self) -> Mapping[str, Any]:
+        """Sampling fields that the model's generation_config.json sets."""
+        params = SamplingParams.from_generation_config(self._built.generation_config)
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        return {name: getattr(params, name) for name in names}
+
+    @property
+    def alive(self) -> bool:
+        return self._dead is None and self._thread.is_alive()
+
+    def stats(self) -> EngineStats:
+        """As of the last step."""
+        return self._stats
+
+    async def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        """Pieces of the output as they come. Closing the iterator, or cancelling its task, cancels the request and
+        frees its pages. Raises RequestError at the first piece, EngineDeadError when the engine has stopped."""
+        params = params or SamplingParams.from_generation_config(self._built.generation_config)
+        id = request_id or str(next(self._ids))
+        ids = encode(self._built.tokenizer, prompt if isinstance(prompt, str) else list(prompt))
+        if params.stop_strings and self._built.tokenizer is None:
+            raise RequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
+        requests = self._core.make(id, ids, params, priority=priority, salt=cache_salt or "")
+        text = RequestText(id, prompt if isinstance(prompt, str) else None, requests, self._built.tokenizer)
+        stream = _Stream(text, asyncio.get_running_loop())
+        self._send(lambda: self._add(stream))
+        finished = False
+        try:
+            while not finished:
+                piece = await stream.queue.get()
+                if piece is None:
+                    raise EngineDeadError(self._dead or "the engine was closed; start a new one")
+                finished = piece.finished
+                yield piece
+        finally:
+            if not finished:
+                self._inbox.put(lambda: self._cancel(stream))
+
+    async def close(self) -> None:
+        """Cancels what runs and gives the device back."""
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _send(self, command: Callable[[], None]) -> None:
+        if not self.alive:
+            raise EngineDeadError(self._dead or "the engine was closed; start a new one")
+        self._inbox.put(command)
+
+    # -- on the engine's thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                for stream in self._step():
+                    stream.put(stream.text.output())
+                self._stats = self._core.stats()
+        except Exception as error:  # a fault of ours: nobody may wait forever
+            self._dead = f"the engine stopped: {type(error).__name__}: {error}; start it again"
+        else:
+            self._dead = "the engine was closed; start a new one"
+        for stream in set(self._owner.values()):
+            stream.put(None)
+        self._core.close()
+        self._stats = self._core.stats()
+
+    def _take_commands(self) -> bool:
+        """Waits for a command when there is nothing to run. False: close."""
+        while True:
+            try:
+                command = self._inbox.get(block=not self._core.has_work)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+            self._stats = self._core.stats()
+
+    def _add(self, stream: _Stream) -> None:
+        for request in stream.text.requests:
+            self._owner[request] = stream
+        self._core.add(stream.text.requests)
+
+    def _cancel(self, stream: _Stream) -> None:
+        for request in stream.text.requests:
+            self._core.cancel(request)
+            self._owner.pop(request, None)
+
+    def _step(self) -> list[_Stream]:
+        """One step; the streams it moved."""
+        moved: dict[_Stream, None] = {}
+        for event in self._core.step():
+            stream = self._owner.get(event.request)
+            if stream is None:
+                continue
+            if stream.text.push(event):
+                self._core.cancel(event.request, "stop")
+            if event.request.finish_reason is not None:
+                del self._owner[event.request]
+            moved[stream] = None
+        return list(moved)

@@ -1,0 +1,164 @@
+"""What a model needs of a device's memory, worked out before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anychip.engine.options import EngineOptions
+from anychip.errors import CapacityError
+from anychip.loading.checkpoint import Checkpoint
+from anychip.models.registry import Family, family
+from anychip.models.spec import ModelSpec
+from anychip_sdk.contract import Device, DType, KVLayout, KVSpec, Memory, OutOfMemory, StepPlugin, WeightSpec
+
+_ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All sizes in bytes, all lengths in tokens."""
+
+    spec: ModelSpec
+    dtype: DType
+    memory: Memory
+    weights: int
+    activations: int
+    kv_cache: int
+    layout: KVLayout
+    max_model_len: int
+    longest_context: int
+    """tokens one request could hold with the KV cache to itself"""
+    concurrent: int
+    """requests of max_model_len that fit at once"""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return kv_bytes_per_token(self.layout.spec)
+
+
+def kv_bytes_per_token(spec: KVSpec) -> int:
+    return sum(spec.page_bytes(g, 1) for g in range(len(spec.groups)))
+
+
+def weight_specs(tree: Any) -> list[WeightSpec]:
+    """The leaves of a weight tree, in order."""
+    if isinstance(tree, WeightSpec):
+        return [tree]
+    children = tree.values() if isinstance(tree, dict) else tree
+    return [spec for child in children for spec in weight_specs(child)]
+
+
+def _weight_bytes(spec: ModelSpec, kind: Family, checkpoint: Checkpoint, dtype: DType) -> int:
+    total = 0
+    for w in weight_specs(kind.weights(spec)):
+        item = _ITEM[dtype] if w.kind in ("linear", "embedding", "experts") else 4
+        names = [*(n for part in w.parts for n in part), *w.bias]
+        total += item * sum(math.prod(checkpoint.tensors[n].shape) for n in names)
+    return total
+
+
+def resolve_dtype(asked: str, available: tuple[DType, ...], what: str, device: str) -> DType:
+    """`auto` is the device's own preference. Raises CapacityError for one it has not."""
+    if asked == "auto":
+        return available[0]
+    for dtype in available:
+        if dtype == asked:
+            return dtype
+    raise CapacityError(f"{device} has no {what} {asked}; it has {', '.join(available)}: choose one of these, or auto")
+
+
+def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: EngineOptions) -> Budget:
+    """Raises ModelError for a checkpoint that does not fit its config, CapacityError for one that does not fit the
+    device, saying what would."""
+    kind = family(checkpoint.config)
+    spec = kind.from_config(checkpoint.config)
+    kind.check(spec, {name: info.shape for name, info in checkpoint.tensors.items()})
+    name, claims = device.info.name, device.capabilities
+    dtype = resolve_dtype(options.dtype, claims.weight_dtypes, "weights in", name)
+    kv_dtype = resolve_dtype(dtype if options.kv_dtype == "auto" else options.kv_dtype, claims.kv_dtypes, "KV in", name)
+    _check_claims(spec, device)
+    memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
+    weights = _weight_bytes(spec, kind, checkpoint, dtype)
+    activations = _activation_bytes(spec, dtype, options)
+    free = memory.free - weights - activations
+    kv_spec = KVSpec(spec.groups, kv_dtype)
+    if free <= 0:
+        smaller = "" if dtype in ("bfloat16", "float16") else ", --dtype bfloat16 halves the weights"
+        raise CapacityError(
+            f"{checkpoint.name} needs {gib(weights)} for weights and {gib(activations)} for activations, {name} has "
+            f"{gib(memory.free)} free: free {gib(-free)}, or use a smaller model{smaller}"
+        )
+    kv_bytes = options.kv_cache_memory or int(free * options.memory_fraction)
+    longest = spec.max_len if options.max_model_len is None else options.max_model_len
+    if longest > spec.max_len:
+        raise CapacityError(
+            f"max_model_len is {longest}, but {checkpoint.name} was made for {spec.max_len} tokens; "
+            f"ask for at most {spec.max_len}"
+        )
+    layout = _layout(device, kv_spec, options, kv_bytes, longest)
+    fits = _tokens(layout)
+    if fits < longest and options.max_model_len is not None:
+        need = kv_bytes_per_token(kv_spec) * longest
+        raise CapacityError(
+            f"a context of {longest} tokens needs {gib(need)} of KV cache, {gib(kv_bytes)} hold {fits}: ask for "
+            f"max_model_len {fits} or less, or give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
+        )
+    longest = min(longest, fits)
+    used = sum(kv_spec.page_bytes(g, layout.page_size) * n for g, n in enumerate(layout.pages))
+    concurrent = max(1, fits // longest) if longest else 0
+    return Budget(spec, dtype, memory, weights, activations, used, layout, longest, fits, concurrent)
+
+
+def _check_claims(spec: ModelSpec, device: Device | StepPlugin) -> None:
+    claims, name = device.capabilities, device.info.name
+    lacks = []
+    for attention in {layer.attention for layer in spec.layers}:
+        if attention.window is not None and not claims.sliding_window:
+            lacks.append("sliding windows")
+        if attention.softcap is not None and not claims.softcap:
+            lacks.append("softcap")
+        if attention.head_dim > claims.max_head_dim:
+            lacks.append(f"head_dim {attention.head_dim}")
+    if spec.moe is not None and not claims.moe:
+        lacks.append("mixture of experts")
+    if lacks:
+        raise CapacityError(f"{spec.architecture} needs {', '.join(sorted(set(lacks)))}, which {name} does not have")
+
+
+def _activation_bytes(spec: ModelSpec, dtype: DType, options: EngineOptions) -> int:
+    """A generous estimate of the largest step: a few copies of the widest row, and logits in float32 three times."""
+    width = 4 * spec.hidden_size + 3 * spec.intermediate_size
+    rows = min(options.max_num_seqs, options.max_num_batched_tokens)
+    return options.max_num_batched_tokens * width * _ITEM[dtype] + 3 * rows * spec.vocab_size * 4
+
+
+def _layout(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, budget: int, max_len: int) -> KVLayout:
+    slots = options.max_num_seqs + 1
+    make = device.allocator.layout if isinstance(device, Device) else device.layout
+    try:
+        layout = make(spec, budget=budget, page_size=options.page_size, max_len=max_len, slots=slots)
+    except OutOfMemory as error:
+        raise CapacityError(f"the KV cache does not fit into {gib(budget)}: {error}; give it more memory") from error
+    if options.kv_pages is None:
+        return layout
+    return KVLayout(spec, layout.page_size, (options.kv_pages,) * len(spec.groups), slots)
+
+
+def _tokens(layout: KVLayout) -> int:
+    """Tokens one sequence can hold alone: windowed groups limit it only if they cannot hold their window."""
+    size = layout.page_size
+    tokens = [
+        (pages - 1) * size
+        for pages, group in zip(layout.pages, layout.spec.groups, strict=True)
+        if group.window is None or pages - 1 < -(-group.window // size) + 2
+    ]
+    return min(tokens, default=int(np.iinfo(np.int32).max))
+
+
+def gib(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

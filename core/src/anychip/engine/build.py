@@ -1,0 +1,122 @@
+"""From a model's name to a running engine: checkpoint, device, weights, KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anychip.engine.budget import Budget, make_budget, weight_specs
+from anychip.engine.core import EngineCore
+from anychip.engine.options import EngineOptions
+from anychip.errors import CapacityError, ModelError, RequestError
+from anychip.loading.chat_template import ChatTemplate
+from anychip.loading.checkpoint import Checkpoint, open_checkpoint
+from anychip.loading.tokenizer import Tokenizer
+from anychip.models.registry import family
+from anychip.platforms.op_table import op_table, refuse_fallbacks
+from anychip.platforms.selection import Choice, choose, open_device
+from anychip.progress import Progress
+from anychip.runner.executor import Executor, OpsExecutor, StepExecutor
+from anychip_sdk.contract import Device, NotSupported, OutOfMemory, StepPlugin, WeightSpec
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine and what its fronts need beside it."""
+
+    core: EngineCore
+    name: str
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+    generation_config: dict[str, Any]
+    budget: Budget
+    choice: Choice
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """A conversation in the model's own words, up to the assistant's turn."""
+        assert self.chat_template is not None
+        bos = self.tokenizer.bos_token if self.tokenizer else ""
+        eos = self.tokenizer.eos_token if self.tokenizer else ""
+        return self.chat_template.render(messages, add_generation_prompt=True, bos_token=bos, eos_token=eos)
+
+
+def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progress: bool = False) -> Built:
+    """Raises AnychipError, in one line, for whatever cannot work. tokenizer: False serves token ids only."""
+    with open_checkpoint(model, revision=options.revision) as checkpoint:
+        words = Tokenizer.load(checkpoint.path, checkpoint.config) if tokenizer else None
+        choice = choose(options.device)
+        device = open_device(choice, options.threads)
+        try:
+            if options.strict and isinstance(device, Device):
+                refuse_fallbacks(op_table(device), choice.info.name)
+            budget = make_budget(checkpoint, device, options)
+            executor = _load(checkpoint, device, budget, progress)
+        except BaseException:
+            device.close()
+            raise
+        core = EngineCore(
+            executor,
+            budget.layout,
+            options,
+            max_model_len=budget.max_model_len,
+            vocab_size=budget.spec.vocab_size,
+            eos_ids=_eos_ids(checkpoint, words),
+        )
+        template = ChatTemplate(words.chat_template) if words and words.chat_template else None
+        return Built(core, checkpoint.name, words, template, dict(checkpoint.generation_config), budget, choice)
+
+
+def _load(checkpoint: Checkpoint, device: Device | StepPlugin, budget: Budget, progress: bool) -> Executor:
+    spec, layout = budget.spec, budget.layout
+    kind = family(checkpoint.config)
+    tree = kind.weights(spec)
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    try:
+        if isinstance(device, StepPlugin):
+            device.load(spec, tree, checkpoint.read, shapes, budget.dtype)
+            return StepExecutor(device, layout)
+        for attention in {layer.attention for layer in spec.layers}:
+            device.ops.attention.supports(attention)
+        with Progress("loading weights", len(weight_specs(tree)), shown=progress) as bar:
+
+            def pack(leaf: WeightSpec) -> Any:
+                handle = device.pack(leaf, checkpoint.read, shapes, budget.dtype)
+                bar.advance()
+                return handle
+
+            weights = _map_tree(tree, pack)
+        weights["layers"] = device.stack(spec.layers, weights["layers"])
+        return OpsExecutor(device, kind, spec, weights, layout)
+    except NotSupported as error:
+        raise CapacityError(f"{device.info.name} cannot run {checkpoint.name}: {error}") from error
+    except OutOfMemory as error:
+        raise CapacityError(f"{device.info.name} ran out of memory loading {checkpoint.name}: {error}") from error
+
+
+def _map_tree(tree: Any, leaf: Any) -> Any:
+    if isinstance(tree, WeightSpec):
+        return leaf(tree)
+    if isinstance(tree, dict):
+        return {key: _map_tree(child, leaf) for key, child in tree.items()}
+    return [_map_tree(child, leaf) for child in tree]
+
+
+def _eos_ids(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """generation_config.json's end tokens, else config.json's, else the tokenizer's."""
+    for source in (checkpoint.generation_config, checkpoint.config):
+        if (ids := source.get("eos_token_id")) is not None:
+            ids = ids if isinstance(ids, list) else [ids]
+            if not all(isinstance(i, int) and i >= 0 for i in ids):
+                raise ModelError(f"{checkpoint.name}: eos_token_id is {ids!r}; expected a token id or a list of them")
+            return frozenset(ids)
+    return frozenset(tokenizer.eos_token_ids) if tokenizer else frozenset()
+
+
+def encode(tokenizer: Tokenizer | None, prompt: str | list[int]) -> list[int]:
+    """Token ids of a prompt. Raises RequestError for text without a tokenizer."""
+    if not isinstance(prompt, str):
+        return list(prompt)
+    if tokenizer is None:
+        raise RequestError("the prompt is text, but the engine has no tokenizer; pass token ids", "prompt")
+    return tokenizer.encode(prompt)

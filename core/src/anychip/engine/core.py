@@ -1,0 +1,199 @@
+"""The engine's heart: one thread, one loop body. Knows requests and steps, nothing of text or HTTP."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from anychip.engine.options import EngineOptions
+from anychip.errors import RequestError
+from anychip.kvcache.cache import KVCache
+from anychip.outputs import EngineStats, Logprob, TokenLogprobs
+from anychip.request import Request
+from anychip.runner.executor import Executor
+from anychip.runner.random_numbers import child_seed
+from anychip.runner.runner import Runner, StepResult
+from anychip.sampling_params import SamplingParams
+from anychip.scheduler.plan import StepPlan
+from anychip.scheduler.scheduler import Scheduler
+from anychip.scheduler.table import RequestTable
+from anychip_sdk.contract import DeviceError, KVLayout, NotSupported
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one step did to one request. `error` says why, when it failed."""
+
+    request: Request
+    token: int | None
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    error: str | None = None
+
+
+class EngineCore:
+    """Not thread-safe: whoever steps it also adds and cancels."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        layout: KVLayout,
+        options: EngineOptions,
+        *,
+        max_model_len: int,
+        vocab_size: int,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self.max_model_len = max_model_len
+        self.vocab_size = vocab_size
+        self.eos_ids = eos_ids
+        self.kv = KVCache(layout, max_model_len)
+        self.table = RequestTable(layout.slots)
+        self.scheduler = Scheduler(
+            self.kv,
+            self.table,
+            max_tokens=options.max_num_batched_tokens,
+            max_chunk=options.max_prefill_chunk,
+            policy=options.policy,
+            prefix_caching=options.prefix_caching,
+        )
+        self._executor = executor
+        self._runner = Runner(executor, self.table, self.kv)
+        self._arrivals = 0
+        self._steps = self._prompt_tokens = self._generated = 0
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def make(
+        self, id: str, prompt: Sequence[int], params: SamplingParams, *, priority: int = 0, salt: str = ""
+    ) -> list[Request]:
+        """The request's completions, checked and ready for `add`. Raises RequestError. Touches nothing that
+        `step` does, so other threads may call it."""
+        tokens = self._check_prompt(prompt, params)
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        room = self.max_model_len if params.max_tokens is None else len(tokens) + params.max_tokens
+        stops = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_ids)
+        requests = []
+        for index in range(params.n):
+            one = params if index == 0 else replace(params, prompt_logprobs=None)
+            name = id if params.n == 1 else f"{id}-{index}"
+            limit = min(room, self.max_model_len)
+            request = Request(name, tokens, one, child_seed(seed, index), stops, limit, 0, priority, salt)
+            requests.append(request)
+        return requests
+
+    def _check_prompt(self, prompt: Sequence[int], params: SamplingParams) -> np.ndarray:
+        if len(prompt) == 0:
+            raise RequestError("the prompt is empty; expected at least one token", "prompt")
+        if len(prompt) >= self.max_model_len:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; this engine's context of {self.max_model_len} must hold it and "
+                f"at least one new token: shorten the prompt to {self.max_model_len - 1} tokens",
+                "prompt",
+            )
+        for token in prompt:
+            if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < self.vocab_size:
+                raise RequestError(
+                    f"the prompt holds {token!r}; expected token ids from 0 to {self.vocab_size - 1}", "prompt"
+                )
+        for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            if (worst := max(tokens, default=0)) >= self.vocab_size:
+                raise RequestError(f"{name} holds {worst}; expected ids from 0 to {self.vocab_size - 1}", name)
+        return np.asarray(prompt, np.int32)
+
+    def add(self, requests: list[Request]) -> None:
+        """Takes what `make` made. The first one computes the prompt; the others wait for its pages."""
+        first, *others = requests
+        for request in requests:
+            request.arrival = self._arrivals
+            self._arrivals += 1
+        first.siblings = others
+        self.scheduler.add(first)
+        self._prompt_tokens += len(first.prompt)
+
+    def cancel(self, request: Request, reason: str = "abort") -> None:
+        """Ends a request in any state; its pages are free at once."""
+        self.scheduler.finish(request, "stop" if reason == "stop" else "abort")
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    # -- the loop body -------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Event]:
+        """Schedules, runs and books one step. A device fault fails the step's requests and no others."""
+        plan = self.scheduler.schedule()
+        if plan is None:
+            return []
+        try:
+            result = self._runner.collect(self._runner.launch(plan))
+        except (DeviceError, NotSupported, MemoryError) as error:
+            return self._fail(plan, f"the device failed: {type(error).__name__}: {error}")
+        self._steps += 1
+        self.scheduler.update(plan, result.tokens)
+        return self._events(result)
+
+    def _fail(self, plan: StepPlan, error: str) -> list[Event]:
+        for request in plan.requests:
+            self.scheduler.finish(request, "error")
+        return [Event(request, None, error=error) for request in plan.requests]
+
+    def _events(self, result: StepResult) -> list[Event]:
+        plan, sampled = result.plan, result.sampled
+        prompts = {seq: self._logprobs(result, row, count) for seq, row, count in result.rows.prompt}
+        events = []
+        self._generated += len(result.rows.sampling)
+        for row, i in enumerate(result.rows.sampling.tolist()):
+            request = plan.requests[i]
+            if request.finish_reason == "error":
+                events.append(Event(request, None, error="the model's logits are not numbers (NaN) for this request"))
+                continue
+            logprobs = None
+            if sampled.logprob is not None and request.params.logprobs is not None:
+                logprobs = self._logprobs(result, row, 1, request.params.logprobs)[0]
+            events.append(Event(request, int(result.tokens[i]), logprobs, tuple(prompts.pop(i, ()))))
+        events += [Event(plan.requests[i], None, prompt_logprobs=tuple(found)) for i, found in prompts.items()]
+        return events
+
+    def _logprobs(self, result: StepResult, row: int, count: int, top: int | None = None) -> list[TokenLogprobs]:
+        """Of `count` rows from `row` on. top: alternatives per row; None: what the rows' request asked of its prompt."""
+        s, rows = result.sampled, result.rows
+        assert s.logprob is not None and s.rank is not None  # noqa: PT018
+        if top is None:
+            seq = next(seq for seq, first, _ in rows.prompt if first == row)
+            top = result.plan.requests[seq].params.prompt_logprobs or 0
+        found = []
+        for r in range(row, row + count):
+            token = int(rows.targets[r]) - 1 if rows.targets[r] else int(s.tokens[r])
+            best = ()
+            if top and s.top_tokens is not None and s.top_logprobs is not None:
+                pairs = zip(s.top_tokens[r, :top].tolist(), s.top_logprobs[r, :top].tolist(), strict=True)
+                best = tuple(Logprob(t, p, rank) for rank, (t, p) in enumerate(pairs, 1))
+            found.append(TokenLogprobs(Logprob(token, float(s.logprob[r]), int(s.rank[r])), best))
+        return found
+
+    # -- housekeeping --------------------------------------------------------------------------------------------
+
+    def stats(self) -> EngineStats:
+        s = self.scheduler
+        return EngineStats(
+            running=len(s.running),
+            waiting=len(s.waiting),
+            kv_usage=self.kv.usage,
+            preemptions=s.preemptions,
+            prefix_queries=s.prefix_queries,
+            prefix_hits=s.prefix_hits,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated,
+            steps=self._steps,
+        )
+
+    def close(self) -> None:
+        """Ends every request and gives the device back."""
+        for request in [*self.scheduler.running, *self.scheduler.waiting]:
+            self.cancel(request)
+        self._executor.close()

@@ -1,0 +1,169 @@
+"""The synchronous front: prompts in, finished outputs out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from anychip.engine.build import build, encode
+from anychip.engine.options import EngineOptions
+from anychip.engine.text import RequestText
+from anychip.errors import RequestError
+from anychip.outputs import EngineStats, RequestOutput
+from anychip.progress import Progress
+from anychip.request import Request
+from anychip.sampling_params import SamplingParams
+
+Prompt = str | Sequence[int]
+
+
+class LLM:
+    """A model on a device.
+
+    model: a checkpoint directory, a hub id ("org/name"), or "demo". options: those of `EngineOptions`.
+    Raises AnychipError, in one line, for whatever cannot work.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        device: str = "auto",
+        *,
+        skip_tokenizer: bool = False,
+        progress: bool = False,
+        **options: Any,
+    ) -> None:
+        self.options = EngineOptions.make(device=device, **options)
+        self._built = build(os.fspath(model), self.options, tokenizer=not skip_tokenizer, progress=progress)
+        self._core = self._built.core
+        self._counter = 0
+
+    @property
+    def max_model_len(self) -> int:
+        return self._core.max_model_len
+
+    @property
+    def tokenizer(self) -> Any:
+        """The `anychip.loading.tokenizer.Tokenizer`, or None with `skip_tokenizer`."""
+        return self._built.tokenizer
+
+    @property
+    def device_name(self) -> str:
+        return self._built.choice.info.name
+
+    def default_params(self, **overrides: Any) -> SamplingParams:
+        """What the model's generation_config.json asks for, under `overrides`."""
+        return SamplingParams.from_generation_config(self._built.generation_config, **overrides)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: int | Sequence[int] = 0,
+        cache_salt: str = "",
+        progress: bool = False,
+    ) -> list[RequestOutput]:
+        """prompts: one text or list of token ids, or a list of these. params: one for all, or one each; None takes
+        the model's defaults. Returns an output per prompt, in order. Raises RequestError, before anything runs, if
+        one of them cannot be served."""
+        asked = _listed(prompts)
+        each = [params or self.default_params()] * len(asked) if not isinstance(params, Sequence) else list(params)
+        ranks = [priority] * len(asked) if isinstance(priority, int) else list(priority)
+        if not len(asked) == len(each) == len(ranks):
+            raise RequestError(
+                f"{len(asked)} prompts, {len(each)} params and {len(ranks)} priorities; expected as many"
+            )
+        made = [self._make(p, one, rank, cache_salt) for p, one, rank in zip(asked, each, ranks, strict=True)]
+        with Progress("generating", len(made), unit="requests", shown=progress) as bar:
+            for _ in self._run(made):
+                bar.advance()
+        return [text.whole() for text in made]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
+        """The pieces of one request as they come. Closing the iterator cancels it."""
+        text = self._make(prompt, params or self.default_params(), 0, "")
+        self._core.add(text.requests)
+        try:
+            while not text.finished:
+                self._step({r: text for r in text.requests})
+                yield text.output()
+        finally:
+            for request in text.requests:
+                self._core.cancel(request)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
+    ) -> Iterator[RequestOutput]:
+        """`stream` over a conversation, put into words by the model's chat template."""
+        return self.stream(self.chat_prompt(messages), params)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's turn. Raises RequestError without a template."""
+        built = self._built
+        if built.chat_template is None or built.tokenizer is None:
+            raise RequestError(f"{built.name} has no chat template; give a plain prompt instead", "messages")
+        return built.tokenizer.encode(built.render(messages), add_special_tokens=False)
+
+    def stats(self) -> EngineStats:
+        return self._core.stats()
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached prefixes; for measurements."""
+        self._core.kv.forget_prefixes()
+
+    def close(self) -> None:
+        self._core.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make(self, prompt: Prompt, params: SamplingParams, priority: int, salt: str) -> RequestText:
+        self._counter += 1
+        ids = encode(self._built.tokenizer, prompt if isinstance(prompt, str) else list(prompt))
+        if params.stop_strings and self._built.tokenizer is None:
+            raise RequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
+        requests = self._core.make(str(self._counter), ids, params, priority=priority, salt=salt)
+        return RequestText(
+            str(self._counter), prompt if isinstance(prompt, str) else None, requests, self._built.tokenizer
+        )
+
+    def _run(self, texts: list[RequestText]) -> Iterator[RequestText]:
+        """Yields each as it finishes. Whatever ends this early cancels the rest."""
+        owner: dict[Request, RequestText] = {r: text for text in texts for r in text.requests}
+        for text in texts:
+            self._core.add(text.requests)
+        try:
+            while self._core.has_work:
+                yield from self._step(owner)
+        finally:
+            for request in owner:
+                self._core.cancel(request)
+
+    def _step(self, owner: dict[Request, RequestText]) -> list[RequestText]:
+        """One engine step; the texts that it finished."""
+        done = []
+        for event in self._core.step():
+            text = owner[event.request]
+            if text.finished:
+                continue
+            if text.push(event):
+                self._core.cancel(event.request, "stop")
+            if text.finished:
+                done.append(text)
+        return done
+
+
+def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if len(prompts) and isinstance(prompts[0], int):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]

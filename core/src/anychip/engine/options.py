@@ -1,0 +1,72 @@
+"""What an engine is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from anychip.errors import RequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Raises RequestError, naming the option, for a value out of range."""
+
+    device: str = "auto"
+    """auto, NAME or NAME:INDEX"""
+    dtype: str = "auto"
+    """auto (the checkpoint's, where the device prefers nothing else), float32, bfloat16, float16, float64"""
+    kv_dtype: str = "auto"
+    """auto: as dtype"""
+    max_model_len: int | None = None
+    """tokens of prompt and output; None: what the model allows and the KV cache can hold"""
+    max_num_seqs: int = 64
+    """requests that run at once"""
+    max_num_batched_tokens: int = 2048
+    """token budget of one step; longer prompts run in chunks"""
+    max_prefill_chunk: int | None = None
+    """prompt tokens of one request in one step; None: the whole budget"""
+    page_size: int | None = None
+    """tokens per KV page; None: the device's choice"""
+    kv_cache_memory: int | None = None
+    """bytes for the KV cache; None: memory_fraction of what is free after the weights"""
+    kv_pages: int | None = None
+    """pages per KV group, scratch included; overrides kv_cache_memory"""
+    memory_fraction: float = 0.5
+    """share of free memory the KV cache may take"""
+    prefix_caching: bool = True
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    threads: int | None = None
+    """host threads a device may use; None: the device's choice"""
+    revision: str | None = None
+    """branch, tag or commit of a hub repository"""
+    strict: bool = False
+    """refuse to start when an op runs on a fallback"""
+
+    def __post_init__(self) -> None:
+        for name, low in (("max_num_seqs", 1), ("max_num_batched_tokens", 1)):
+            self._require(name, isinstance(v := getattr(self, name), int) and v >= low, f"a whole number >= {low}")
+        for name in ("max_model_len", "max_prefill_chunk", "page_size", "kv_cache_memory", "threads"):
+            v = getattr(self, name)
+            self._require(name, v is None or (isinstance(v, int) and v >= 1), "a whole number >= 1")
+        self._require(
+            "kv_pages", self.kv_pages is None or self.kv_pages >= 2, "a whole number >= 2 (page 0 is scratch)"
+        )
+        self._require("memory_fraction", 0 < self.memory_fraction <= 1, "a number greater than 0 and at most 1")
+        self._require("policy", self.policy in ("fcfs", "priority"), "fcfs or priority")
+        dtypes = ("auto", "float32", "bfloat16", "float16", "float64")
+        self._require("dtype", self.dtype in dtypes, "one of " + ", ".join(dtypes))
+        self._require("kv_dtype", self.kv_dtype in dtypes, "one of " + ", ".join(dtypes))
+
+    def _require(self, name: str, ok: bool, expected: str) -> None:
+        if not ok:
+            raise RequestError(f"{name} is {getattr(self, name)!r}; expected {expected}", name)
+
+    @classmethod
+    def make(cls, **options: Any) -> EngineOptions:
+        """Like the constructor, but an unknown option is a RequestError that lists the known ones."""
+        known = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise RequestError(f"unknown option {name!r}; known: {', '.join(sorted(known))}", name)
+        return cls(**options)

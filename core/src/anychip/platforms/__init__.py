@@ -1,0 +1,1 @@
+"""Finding plugins, probing them, and choosing the device that `--device` means."""

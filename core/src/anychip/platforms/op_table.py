@@ -1,0 +1,68 @@
+"""Where each op of a device comes from, resolved once."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+
+from anychip.errors import PlatformError
+from anychip_sdk.contract import Allocator, Attention, Device, Ops
+
+_KITS = "anychip_sdk.kits."
+
+
+@dataclass(frozen=True)
+class OpEntry:
+    """`provider`: distribution and class. `fallback`: taken from a kit though the platform did not adopt it."""
+
+    op: str
+    dtype: str
+    provider: str
+    reason: str
+    fallback: bool
+
+
+def op_table(device: Device) -> tuple[OpEntry, ...]:
+    """One entry for every op, attention method and page operation of the device, in the contract's order."""
+    dtype = device.capabilities.weight_dtypes[0]
+    distributions = packages_distributions()
+    parts: tuple[tuple[str, object, type], ...] = (
+        ("", device.ops, Ops),
+        ("attention.", device.ops.attention, Attention),
+        ("allocator.", device.allocator, Allocator),
+    )
+    return tuple(
+        _entry(prefix + name, dtype, owner, name, device.ops, distributions)
+        for prefix, owner, contract in parts
+        for name, member in vars(contract).items()
+        if inspect.isfunction(member) and not name.startswith("_")
+    )
+
+
+def _entry(
+    op: str, dtype: str, owner: object, name: str, ops: Ops, distributions: dict[str, list[str]] | object
+) -> OpEntry:
+    home = next(c for c in type(owner).__mro__ if name in vars(c))
+    module = home.__module__
+    top = distributions.get(module.partition(".")[0], ["?"]) if isinstance(distributions, dict) else ["?"]
+    provider = f"{top[0]} {module}.{home.__qualname__}"
+    if module.startswith("anychip_sdk.contract"):
+        return OpEntry(op, dtype, provider, "the contract's default, made of other ops", False)
+    if not module.startswith(_KITS):
+        return OpEntry(op, dtype, provider, "the platform's own", False)
+    if type(ops).__module__.startswith(_KITS):
+        return OpEntry(op, dtype, provider, "the kit is the platform", False)
+    if op in ops.adopted:
+        return OpEntry(op, dtype, provider, ops.adopted[op], False)
+    return OpEntry(op, dtype, provider, "fallback: the platform has none", True)
+
+
+def refuse_fallbacks(table: tuple[OpEntry, ...], device: str) -> None:
+    """For --strict. Raises PlatformError naming the ops that run on a fallback."""
+    names = [entry.op for entry in table if entry.fallback]
+    if names:
+        raise PlatformError(
+            f"--strict: {device} runs {', '.join(names)} on a reference fallback; "
+            "leave --strict out, or install a version of the platform that has them"
+        )

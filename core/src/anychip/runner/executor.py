@@ -1,0 +1,99 @@
+"""The two ways a step runs, behind one face: over a device's ops, or by a step plugin that owns the whole graph."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Protocol
+
+import numpy as np
+
+from anychip.models.registry import Family
+from anychip.models.spec import ModelSpec
+from anychip_sdk.contract import (
+    Batch,
+    Bucket,
+    Compiled,
+    Device,
+    KVLayout,
+    Pending,
+    Sampled,
+    Shapes,
+    StepKey,
+    StepPlugin,
+)
+
+
+class Executor(Protocol):
+    """What the runner needs of a device with a model on it."""
+
+    def bucket(self, exact: Bucket) -> Bucket: ...
+    def plan_shapes(self, bucket: Bucket) -> Shapes: ...
+    def plan(self, host: Batch) -> Hashable: ...
+    def lend(self, words: int) -> np.ndarray: ...
+    def launch(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending: ...
+    def copy_pages(self, group: int, source: np.ndarray, target: np.ndarray) -> None: ...
+    def close(self) -> None: ...
+
+
+class OpsExecutor:
+    """Drives a model's forward over a device's ops."""
+
+    def __init__(self, device: Device, family: Family, spec: ModelSpec, weights: Any, layout: KVLayout) -> None:
+        self._device = device
+        self._weights = weights
+        self._kv = device.allocator.allocate(layout)
+        self._state = device.state(layout.slots)
+        self._compiled: dict[StepKey, Compiled] = {}
+        ops = device.ops
+
+        def step(weights: Any, kv: Any, state: Any, batch: Batch) -> tuple[Sampled, Any, Any]:
+            batch = ops.attention.begin(batch)
+            if batch.key.feed:
+                batch.token_ids = ops.feed(batch, state)
+            logits, kv = family.forward(ops, spec, weights, batch, kv)
+            sampled, state = ops.sample(logits, batch, state)
+            return sampled, kv, state
+
+        self._step = step
+        self.bucket = device.bucket
+        self.plan_shapes = ops.attention.plan_shapes
+        self.plan = ops.attention.plan
+        self.lend = device.lend
+
+    def launch(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending:
+        """exact: the device runs this key's shapes as they are, so there is nothing to keep."""
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self._device.compile(self._step, key)
+            if not exact:
+                self._compiled[key] = compiled
+        pending, self._kv, self._state = compiled(self._weights, self._kv, self._state, buffer)
+        return pending
+
+    def copy_pages(self, group: int, source: np.ndarray, target: np.ndarray) -> None:
+        self._kv = self._device.allocator.copy_pages(self._kv, group, source, target)
+
+    def close(self) -> None:
+        self._device.allocator.free(self._kv)
+        self._device.close()
+
+
+class StepExecutor:
+    """Hands every step to a step plugin."""
+
+    def __init__(self, plugin: StepPlugin, layout: KVLayout) -> None:
+        plugin.allocate(layout)
+        self._plugin = plugin
+        self.bucket = plugin.bucket
+        self.lend = plugin.lend
+        self.copy_pages = plugin.copy_pages
+        self.close = plugin.close
+
+    def plan_shapes(self, bucket: Bucket) -> Shapes:
+        return ()
+
+    def plan(self, host: Batch) -> Hashable:
+        return None
+
+    def launch(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending:
+        return self._plugin.run(key, buffer)

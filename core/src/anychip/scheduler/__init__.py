@@ -1,0 +1,1 @@
+"""Who runs in the next step: budget, chunked prefill, preemption and policy."""

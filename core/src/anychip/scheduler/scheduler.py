@@ -1,0 +1,311 @@
+"""Continuous batching (Orca, OSDI 2022) with chunked prefill (Sarathi-Serve, arXiv:2403.02310) over paged KV
+(PagedAttention, arXiv:2309.06180)."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from anychip_sdk.contract import NO_TOKEN
+
+from anychip.kvcache.cache import KVCache, PageCopy, PrefixHit
+from anychip.kvcache.prefix import PageNamer
+from anychip.outputs import FinishReason
+from anychip.request import Request, Status
+from anychip.scheduler.plan import StepPlan
+from anychip.scheduler.table import RequestTable
+
+PROMPT_LOGPROBS_CHUNK = 128
+"""Prompt tokens a step with prompt logprobs computes at most: each needs a row of logits."""
+
+
+class Scheduler:
+    """Requests are ordered by `policy`: by arrival ("fcfs"), or by priority and then arrival. Pages and slots go to
+    the first in that order; when they run out, the last running request gives up its own and is computed again
+    later (its full pages often come back from the prefix cache)."""
+
+    def __init__(
+        self,
+        kv: KVCache,
+        table: RequestTable,
+        *,
+        max_tokens: int,
+        max_chunk: int | None = None,
+        policy: str = "fcfs",
+        prefix_caching: bool = True,
+    ) -> None:
+        self.kv = kv
+        self.table = table
+        self.max_tokens = max_tokens
+        self.max_chunk = min(max_chunk or max_tokens, max_tokens)
+        self.order: Callable[[Request], tuple[int, int]] = (
+            (lambda r: (r.priority, r.arrival)) if policy == "priority" else (lambda r: (0, r.arrival))
+        )
+        self.waiting: list[Request] = []  # in order
+        self.running: list[Request] = []  # in order
+        self._slots: np.ndarray | None = None  # of `running`; None when that changed
+        self._preempted: set[Request] = set()  # in this step: what was chosen for them is void
+        self._namer = PageNamer(kv.page_size) if prefix_caching else None
+        self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+
+    # -- requests come and go ------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        bisect.insort(self.waiting, request, key=self.order)
+
+    def finish(self, request: Request, reason: FinishReason, stop_reason: int | str | None = None) -> None:
+        """Ends a request in any state and frees what it holds. Siblings that waited for its prompt go on alone."""
+        if request.status is Status.FINISHED:
+            return
+        if request.status is Status.RUNNING:
+            self._leave(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        request.status = Status.FINISHED
+        request.finish_reason, request.stop_reason = reason, stop_reason
+        for sibling in request.siblings:
+            self.add(sibling)
+        request.siblings = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan | None:
+        """Decodes first, then prefill chunks of what runs, then of what waits. None: nothing to do."""
+        self._preempted = set()
+        copies: dict[Request, list[PageCopy]] = {}
+        decodes = self._decodes(copies)
+        budget = self.max_tokens - len(decodes)
+        chunks: list[tuple[Request, int]] = []
+        for request in [r for r in self.running if self._remaining(r) > 1]:
+            if budget > 0 and request.status is Status.RUNNING:
+                budget -= self._add_chunk(request, budget, chunks)
+        while self.waiting and budget > 0 and self._admit(self.waiting[0]):
+            budget -= self._add_chunk(self.running[self._position], budget, chunks)
+        return self._plan(decodes, chunks, copies)
+
+    def _decodes(self, copies: dict[Request, list[PageCopy]]) -> list[Request]:
+        """Who decodes in this step, in order, each with a page to write to."""
+        t, slots = self.table, self._running_slots()
+        ready = slots[t.num_tokens[slots] - t.num_computed[slots] == 1][: self.max_tokens]
+        decodes = [r for s in ready.tolist() if (r := t.requests[s]) is not None]
+        full = t.num_computed[ready] >= self.kv.num_pages[ready] * self.kv.page_size
+        for i in np.flatnonzero(full | t.shared[ready]).tolist():
+            if decodes[i] not in self._preempted:
+                self._make_room(decodes[i], partial(self._own_next_page, decodes[i], copies))
+        return [r for r in decodes if r not in self._preempted] if self._preempted else decodes
+
+    def _own_next_page(self, request: Request, copies: dict[Request, list[PageCopy]]) -> bool:
+        t, slot = self.table, request.slot
+        position = int(t.num_computed[slot])
+        if t.shared[slot]:
+            made = self.kv.make_writable(slot, position)
+            if made is None:
+                return False
+            copies[request] = made
+            t.shared[slot] = False
+        return self.kv.reserve(slot, position + 1)
+
+    def _make_room(self, request: Request, attempt: Callable[[], bool]) -> bool:
+        """Tries until it works, preempting the last in order each time. False: the request was itself the last."""
+        while not attempt():
+            victim = self.running[-1]
+            self.preempt(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _remaining(self, request: Request) -> int:
+        return int(self.table.num_tokens[request.slot] - self.table.num_computed[request.slot])
+
+    def _add_chunk(self, request: Request, budget: int, chunks: list[tuple[Request, int]]) -> int:
+        """Tokens of the request's prompt that run in this step. While others wait behind it, a long prompt takes at
+        most half of what is left, so that short ones get in beside it and it still moves every step."""
+        computed = int(self.table.num_computed[request.slot])
+        others = bool(self.waiting) or self.running[-1] is not request
+        share = max(1, budget // 2) if others and self._remaining(request) > budget else budget
+        limit = min(share, self.max_chunk)
+        if request.params.prompt_logprobs is not None:
+            limit = min(limit, PROMPT_LOGPROBS_CHUNK)
+        tokens = min(self._remaining(request), limit)
+        room = self.kv.reservable(request.slot) - computed
+        if 0 < room < tokens:
+            tokens = room
+        if not self._make_room(request, partial(self.kv.reserve, request.slot, computed + tokens)):
+            return 0
+        chunks.append((request, tokens))
+        return tokens
+
+    def _admit(self, request: Request) -> bool:
+        """Moves the first waiting request to a slot if it fits beside a page for everyone who runs."""
+        if request in self._preempted:
+            return False
+        hit = self._find_prefix(request)
+        fits = self.table.has_free and self.kv.can_admit(hit, request.num_tokens, self.max_tokens, len(self.running))
+        if not fits and self.running:
+            last = self.running[-1]
+            if self.order(last) < self.order(request):
+                return False
+            self.preempt(last)
+            return self._admit(request)
+        self.waiting.remove(request)
+        slot = self.table.open(request, hit.tokens)
+        self.kv.open(slot, hit)
+        request.status = Status.RUNNING
+        if request.preemptions == 0 and not request.output:
+            request.num_cached = hit.tokens
+            self.prefix_queries += request.num_tokens
+            self.prefix_hits += hit.tokens
+        self._join(request)
+        return True
+
+    def _find_prefix(self, request: Request) -> PrefixHit:
+        """The cached prefix of a request, short of its last token: that one is computed for its logits."""
+        names: list[bytes] = []
+        if self._namer is not None:
+            self._namer.extend(request.page_names, request.tokens(self._named(request)), request.salt)
+            if request.params.prompt_logprobs is None:
+                names = request.page_names[: (request.num_tokens - 1) // self.kv.page_size]
+        return self.kv.find_prefix(names)
+
+    def _plan(
+        self, decodes: list[Request], chunks: list[tuple[Request, int]], copies: dict[Request, list[PageCopy]]
+    ) -> StepPlan | None:
+        if self._preempted:
+            decodes = [r for r in decodes if r not in self._preempted]
+            chunks = [(r, n) for r, n in chunks if r not in self._preempted]
+            copies = {r: c for r, c in copies.items() if r not in self._preempted}
+        requests = decodes + [r for r, _ in chunks]
+        if not requests:
+            return None
+        slots = np.array([r.slot for r in requests], np.int32)
+        num_new = np.ones(len(slots), np.int32)
+        num_new[len(decodes) :] = [n for _, n in chunks]
+        start = self.table.num_computed[slots]
+        samples = start + num_new == self.table.num_tokens[slots]
+        all_copies = [copy for made in copies.values() for copy in made]
+        return StepPlan(requests, slots, start, num_new, len(decodes), samples, all_copies)
+
+    # -- after the step ------------------------------------------------------------------------------------------
+
+    def update(self, plan: StepPlan, tokens: np.ndarray) -> list[Request]:
+        """Books a finished step. tokens: [B] sampled ids, meaningless where `plan.samples` is false; NO_TOKEN fails
+        the request. Returns the requests that ended. Requests cancelled meanwhile are passed over."""
+        t = self.table
+        live = np.array([r.status is Status.RUNNING for r in plan.requests])
+        slots = plan.slots[live]
+        end = plan.start + plan.num_new
+        t.num_computed[slots] = end[live]
+        size = self.kv.page_size
+        turned = live & (end // size > plan.start // size)
+        for i in np.flatnonzero(turned).tolist():
+            self._name_pages(plan.requests[i], int(plan.start[i]), int(end[i]))
+        sampled = live & plan.samples
+        t.last_token[plan.slots[sampled]] = tokens[sampled]
+        t.num_tokens[plan.slots[sampled]] += 1
+        return self._append(plan, np.flatnonzero(sampled).tolist(), tokens.tolist())
+
+    def _append(self, plan: StepPlan, rows: list[int], tokens: list[int]) -> list[Request]:
+        full = (self.table.num_tokens[plan.slots] >= self.table.limit[plan.slots]).tolist()
+        ended = []
+        for i in rows:
+            request, token = plan.requests[i], tokens[i]
+            if token == NO_TOKEN:
+                self.finish(request, "error")
+            else:
+                request.output.append(token)
+                if request.siblings:
+                    self._release_siblings(request)
+                if token in request.stop_ids:
+                    self.finish(request, "stop", token)
+                elif full[i]:
+                    self.finish(request, "length")
+                else:
+                    continue
+            ended.append(request)
+        return ended
+
+    def _name_pages(self, request: Request, start: int, end: int) -> None:
+        """Pages that the step filled become findable, and those behind the window free."""
+        size = self.kv.page_size
+        if self._namer is not None:
+            self._namer.extend(request.page_names, request.tokens(self._named(request), end), request.salt)
+            self.kv.name_pages(request.slot, request.page_names, start // size, end // size)
+        self.kv.free_behind_window(request.slot, end)
+
+    def _named(self, request: Request) -> int:
+        """Tokens of the request whose pages have names."""
+        return len(request.page_names) * self.kv.page_size
+
+    def _release_siblings(self, request: Request) -> None:
+        """The prompt is done: its other completions share its pages, where there is a slot for them."""
+        siblings, request.siblings = request.siblings, []
+        for sibling in siblings:
+            if request.status is Status.RUNNING and self.table.has_free:
+                self.fork(request, sibling)
+            else:
+                self.add(sibling)
+
+    def fork(self, parent: Request, child: Request) -> None:
+        """Starts `child`, whose tokens so far are a prefix of the running parent's, on the parent's pages. It
+        computes its last token again, for the logits."""
+        computed = min(int(self.table.num_computed[parent.slot]), child.num_tokens - 1)
+        slot = self.table.open(child, computed)
+        self.kv.fork(parent.slot, slot, computed + 1)
+        self.table.shared[[parent.slot, slot]] = True
+        child.status, child.num_cached = Status.RUNNING, computed
+        child.page_names = parent.page_names[: computed // self.kv.page_size]
+        self._join(child)
+
+    def preempt(self, request: Request) -> None:
+        """Back to waiting, its pages given up."""
+        self._preempted.add(request)
+        self._leave(request)
+        request.status = Status.WAITING
+        request.preemptions += 1
+        self.preemptions += 1
+        self.add(request)
+
+    # -- bookkeeping ---------------------------------------------------------------------------------------------
+
+    def _join(self, request: Request) -> None:
+        self._position = bisect.bisect(self.running, self.order(request), key=self.order)
+        self.running.insert(self._position, request)
+        self._slots = None
+
+    def _leave(self, request: Request) -> None:
+        self.running.remove(request)
+        self._slots = None
+        self.kv.release(request.slot)
+        self.table.close(request.slot)
+        request.slot = 0
+
+    def _running_slots(self) -> np.ndarray:
+        slots = self._slots
+        if slots is None:
+            self._slots = slots = np.array([r.slot for r in self.running], np.int32)
+        return slots
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError unless scheduler, table and KV cache agree. Cheap enough for tests, not for steps."""
+        self.kv.check_integrity()
+        slots = [r.slot for r in self.running]
+        assert len({0, *slots}) == len(slots) + 1, "two requests share a slot, or one holds scratch"
+        holders = [r for r in self.table.requests if r is not None]
+        assert set(map(id, holders)) == set(map(id, self.running)), "table and running list disagree"
+        for r in self.running:
+            computed = int(self.table.num_computed[r.slot])
+            assert self.table.num_tokens[r.slot] == r.num_tokens, f"{r.id}: token counts disagree"
+            assert 0 <= computed < r.num_tokens, f"{r.id}: computed {computed} of {r.num_tokens}"
+            assert computed <= self.kv.num_pages[r.slot] * self.kv.page_size, f"{r.id}: computed past its pages"
+        free = np.setdiff1d(np.arange(len(self.table.requests)), [0, *slots])
+        assert not self.kv.num_pages[free].any(), "a free slot holds pages"
+        for queue in (self.running, self.waiting):
+            assert queue == sorted(queue, key=self.order), "a queue is out of order"
