@@ -169,7 +169,7 @@ class EngineCore:
         found = []
         for r in range(row, row + count):
             token = int(rows.targets[r]) - 1 if rows.targets[r] else int(s.tokens[r])
-            best = ()
+            best: tuple[Logprob, ...] = ()
             if top and s.top_tokens is not None and s.top_logprobs is not None:
                 pairs = zip(s.top_tokens[r, :top].tolist(), s.top_logprobs[r, :top].tolist(), strict=True)
                 best = tuple(Logprob(t, p, rank) for rank, (t, p) in enumerate(pairs, 1))

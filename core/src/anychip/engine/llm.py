@@ -149,7 +149,7 @@ class LLM:
 
     def _step(self, owner: dict[Request, RequestText]) -> list[RequestText]:
         """One engine step; the texts that it finished."""
-        done = []
+        done: list[RequestText] = []
         for event in self._core.step():
             text = owner[event.request]
             if text.finished:

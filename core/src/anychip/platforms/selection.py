@@ -85,7 +85,7 @@ def _at(platform: Platform, found: Found, name: str, index: str) -> Choice:
 
 
 def _choose_best() -> Choice:
-    tried = []
+    tried: list[str] = []
     for plugin in discover():
         probed = probe(plugin)
         if isinstance(probed.result, Broken):

@@ -1,0 +1,13 @@
+"""From a name to weights and text: where a checkpoint lies, its config, its tensors, its tokenizer, its chat template.
+
+checkpoint     open_checkpoint: a directory, the embedded demo or a hub id -> Checkpoint
+shards         safetensors files: validation, memory maps, the shard index
+finite         check_finite: no NaN or infinity gets into a weight
+config         ConfigReader: typed, checked access to config.json
+hub            fetch: a hub repository -> a local directory
+tokenizer      Tokenizer: text <-> token ids
+detokenizer    Detokenizer: token ids -> text, piece by piece
+chat_template  ChatTemplate: messages -> prompt text
+
+Nothing is imported here, so that each front pays only for what it uses.
+"""

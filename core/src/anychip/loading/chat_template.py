@@ -1,0 +1,97 @@
+"""Chat templates: Jinja from the checkpoint, run in the immutable sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from anychip.errors import ModelError, RequestError
+
+ROLES = ("system", "user", "assistant", "developer", "tool")
+MAX_RENDERED = 4 * 2**20
+
+
+class ChatTemplate:
+    """Raises ModelError for a template that is no Jinja."""
+
+    def __init__(self, source: str) -> None:
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # noqa: DTZ005
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template is no valid Jinja: {error}; mend chat_template in the checkpoint"
+            ) from error
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        bos_token: str = "",
+        eos_token: str = "",
+    ) -> str:
+        """Raises RequestError (field "messages") for messages of the wrong form and for what the template refuses."""
+        checked = [_check(i, m) for i, m in enumerate(messages)]
+        if not checked:
+            raise RequestError("messages is empty; expected at least one message", "messages")
+        pieces, size = [], 0
+        try:
+            for piece in self._template.generate(
+                messages=checked,
+                add_generation_prompt=add_generation_prompt,
+                bos_token=bos_token,
+                eos_token=eos_token,
+                tools=None,
+            ):
+                size += len(piece)
+                if size > MAX_RENDERED:
+                    raise RequestError(
+                        f"the rendered messages exceed {MAX_RENDERED} characters; send fewer", "messages"
+                    )
+                pieces.append(piece)
+        except RequestError:
+            raise
+        except Exception as error:  # whatever a template of the checkpoint's can raise, sandbox refusals included
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RequestError(f"the model's chat template refuses the messages: {cause}", "messages") from error
+        return "".join(pieces)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """As checkpoints expect: plain JSON without HTML escapes."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def _check(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+        role = message.get("role") if isinstance(message, Mapping) else message
+        raise RequestError(f"{where} has role {role!r}; expected one of {', '.join(ROLES)}", "messages")
+    return {**message, "content": _text(where, message)}
+
+
+def _text(where: str, message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if content is None and message["role"] == "assistant":
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
+        if all(isinstance(p, str) for p in parts):
+            return "".join(p for p in parts if p is not None)
+    raise RequestError(f"{where} has content {content!r:.60}; expected text or a list of text parts", "messages")

@@ -1,0 +1,143 @@
+"""Text to token ids and back, one token at a time where it must stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anychip.errors import ModelError, RequestError
+from anychip.loading.config import read_json_object
+
+if TYPE_CHECKING:
+    import tokenizers
+
+HALF_CHARACTER = "\ufffd"
+MAX_HELD_TOKENS = 8
+"""A character has at most four bytes; what is no character after this many tokens never will be one."""
+
+
+class Tokenizer:
+    """A tokenizer.json, with what tokenizer_config.json says beside it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any], template: str | None) -> None:
+        self._backend = backend
+        self.chat_template = template
+        self.bos_token = _token_text(settings.get("bos_token"))
+        self.eos_token = _token_text(settings.get("eos_token"))
+
+    @classmethod
+    def load(cls, path: Path, config: Mapping[str, Any]) -> Tokenizer:
+        """path: the checkpoint's directory. Raises ModelError without a usable tokenizer.json."""
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise ModelError(
+                f"{path} has no tokenizer.json, the only form anychip reads; make one with "
+                "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            )
+        import tokenizers
+
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception for a file it cannot read
+            cause = (str(error).splitlines() or ["unreadable"])[0]
+            raise ModelError(f"{file} is damaged: {cause}; download it again") from error
+        backend.no_truncation()
+        backend.no_padding()
+        settings = path / "tokenizer_config.json"
+        read = read_json_object(settings) if settings.is_file() else {}
+        return cls(backend, read, _chat_template(path, read))
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have a text, added ones included. A model's embedding may be padded beyond it."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        token = self._backend.token_to_id(self.eos_token) if self.eos_token else None
+        return () if token is None else (token,)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._backend.token_to_id(self.bos_token) if self.bos_token else None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Raises RequestError for text that is no valid Unicode (lone surrogates)."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the prompt is no valid Unicode at character {error.start}; mend the text", "prompt"
+            ) from error
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def token_text(self, token: int) -> str:
+        """One token by itself, special ones too; for logprobs."""
+        return self._backend.decode([token], skip_special_tokens=False)
+
+
+def _token_text(value: object) -> str:
+    """bos_token and the like are a string or an object with `content`."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else ""
+
+
+def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja, or chat_template.json, or the field in tokenizer_config.json; of several the default."""
+    if (file := path / "chat_template.jinja").is_file():
+        return file.read_text(encoding="utf-8")
+    value = settings.get("chat_template")
+    if value is None and (file := path / "chat_template.json").is_file():
+        value = read_json_object(file).get("chat_template")
+    if isinstance(value, list):
+        value = next((t.get("template") for t in value if isinstance(t, dict) and t.get("name") == "default"), None)
+    if value is not None and not isinstance(value, str):
+        raise ModelError(
+            f"chat_template of {path} is {json.dumps(value)[:60]}; expected a string, or a list with a default"
+        )
+    return value
+
+
+class Detokenizer:
+    """Turns a growing list of ids into text, piece by piece, never half a character.
+
+    What a token adds to the text can depend on the token before it, so both ends of a short window are decoded and
+    the difference is new. The window slides on whenever its text ends in a whole character: the cost of a token
+    does not grow with the text."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], skip_special_tokens: bool = True) -> None:
+        self._decode = lambda ids: tokenizer.decode(ids, skip_special_tokens)
+        self._window = list(prompt[-MAX_HELD_TOKENS:])  # decoded before, kept for context
+        self._context = len(self._window)
+        if HALF_CHARACTER in self._decode(self._window)[-1:]:
+            # The prompt ends inside a character: what it shows stays the prompt's.
+            self._window, self._context = [], 0
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The text that became whole with these ids."""
+        return "".join(self._push(token) for token in ids)
+
+    def _push(self, token: int) -> str:
+        self._window.append(token)
+        old, new = self._decode(self._window[: self._context]), self._decode(self._window)
+        held = len(self._window) - self._context
+        if new.endswith(HALF_CHARACTER) and held < MAX_HELD_TOKENS:
+            return ""
+        return self._slide(old, new)
+
+    def finish(self) -> str:
+        """What was held back; half a character shows as U+FFFD."""
+        return self._slide(self._decode(self._window[: self._context]), self._decode(self._window))
+
+    def _slide(self, old: str, new: str) -> str:
+        fresh = self._window[self._context :]
+        if fresh and len(new) > len(old):
+            self._window, self._context = fresh, len(fresh)
+        else:
+            self._context = len(self._window)
+        return new[len(old) :]

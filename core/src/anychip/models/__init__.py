@@ -1,0 +1,1 @@
+"""Models as plain functions over the contract's ops: config -> ModelSpec -> weight names -> forward."""

@@ -1,0 +1,48 @@
+"""Gemma 3 text models (arXiv:2503.19786): norms before and after each part, local layers with a window and a rope base
+of their own between global ones, q/k norms, scaled embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anychip.models.common import activation, layer_windows, reader, sizes
+from anychip.models.rope import rope_table
+from anychip.models.spec import ModelSpec, arrange_layers
+
+
+def from_config(config: Mapping[str, Any]) -> ModelSpec:
+    c = reader(config)
+    s = sizes(c)
+    count = c.int("num_hidden_layers")
+    every: int = c.int("sliding_window_pattern", None) or c.int("_sliding_window_pattern", 6)
+    windows = layer_windows(c, count, [bool((i + 1) % every) for i in range(count)])
+    layers, groups = arrange_layers(
+        windows,
+        num_kv_heads=s["num_kv_heads"],
+        head_dim=s["head_dim"],
+        scale=c.float("query_pre_attn_scalar", 256.0) ** -0.5,
+        eps=s["eps"],
+        softcap=c.float("attn_logit_softcapping", None),
+        rope=[0 if window is None else 1 for window in windows],
+    )
+    local = c.float("rope_local_base_freq", 10000.0)
+    return ModelSpec(
+        architecture="Gemma3ForCausalLM",
+        layers=layers,
+        groups=groups,
+        rope=(
+            rope_table(c, s["head_dim"], theta=1_000_000.0, section="full_attention"),
+            rope_table(c, s["head_dim"], theta=local, section="sliding_attention", scaled=False),
+        ),
+        activation=activation(c, "hidden_activation", "gelu_pytorch_tanh"),
+        tied=c.bool("tie_word_embeddings", True),
+        qkv_bias=c.bool("attention_bias", False),
+        out_bias=c.bool("attention_bias", False),
+        qk_norm=True,
+        sandwich_norms=True,
+        norm_offset=1.0,
+        embedding_scale=s["hidden_size"] ** 0.5,
+        final_softcap=c.float("final_logit_softcapping", None),
+        **s,
+    )

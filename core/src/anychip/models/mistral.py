@@ -1,0 +1,24 @@
+"""Mistral (arXiv:2310.06825): Llama with a sliding window over all layers, where the config sets one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from anychip.models import llama
+from anychip.models.common import reader
+from anychip.models.spec import ModelSpec, arrange_layers
+
+
+def from_config(config: Mapping[str, Any]) -> ModelSpec:
+    spec = llama.from_config(config)
+    window = reader(config).int("sliding_window", None)
+    layers, groups = arrange_layers(
+        [window] * len(spec.layers),
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        scale=spec.head_dim**-0.5,
+        eps=spec.eps,
+    )
+    return replace(spec, architecture="MistralForCausalLM", layers=layers, groups=groups)

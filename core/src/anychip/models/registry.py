@@ -1,0 +1,45 @@
+"""Which architecture is which family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from anychip.errors import ModelError
+from anychip.models import decoder
+from anychip.models.spec import ModelSpec
+
+_MODULES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Gemma3ForCausalLM": "gemma3",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+}
+ARCHITECTURES = tuple(_MODULES)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: config.json -> ModelSpec, its weight tree, the check of a checkpoint's shapes, and the step."""
+
+    from_config: Callable[[Mapping[str, Any]], ModelSpec]
+    weights: Callable[[ModelSpec], dict[str, Any]] = decoder.weights
+    check: Callable[[ModelSpec, Mapping[str, tuple[int, ...]]], None] = decoder.check
+    forward: Callable[..., tuple[Any, Any]] = decoder.forward
+
+
+def family(config: Mapping[str, Any]) -> Family:
+    """Raises ModelError, listing the known ones, for an architecture that anychip does not have."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if name not in _MODULES:
+        raise ModelError(
+            f"architecture {name!r} in config.json is unknown; known: {', '.join(ARCHITECTURES)}: "
+            "use a model of one of these"
+        )
+    return Family(import_module(f"anychip.models.{_MODULES[name]}").from_config)

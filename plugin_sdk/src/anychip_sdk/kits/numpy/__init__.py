@@ -1,0 +1,9 @@
+"""The oracle: every op in numpy, slow and obviously right. It is also the device `numpy`, which needs no framework."""
+
+from __future__ import annotations
+
+from anychip_sdk.kits.numpy.attention import NumpyAttention
+from anychip_sdk.kits.numpy.device import NumpyAllocator, NumpyDevice
+from anychip_sdk.kits.numpy.ops import NumpyOps
+
+__all__ = ["NumpyAllocator", "NumpyAttention", "NumpyDevice", "NumpyOps"]
