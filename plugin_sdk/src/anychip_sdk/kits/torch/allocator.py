@@ -1,0 +1,61 @@
+"""KV pages as torch tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anychip_sdk.contract import Allocator, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
+from anychip_sdk.kits.host import host_memory
+from anychip_sdk.kits.paging import plan_pages
+from anychip_sdk.kits.torch.weights import TORCH_DTYPES
+
+KV = list[tuple[list[Tensor], list[Tensor]]]
+"""Per group: K and V of each layer, [pages, K, page_size, D]: one head of one page is one run of memory."""
+
+PAGE_SIZES = tuple(2**n for n in range(9))
+
+
+class TorchAllocator(Allocator):
+    extends = ("default_page_size",)
+    default_page_size = 16
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def memory(self) -> Memory:
+        if self._device.type == "cpu":
+            return host_memory()
+        free, total = torch.accelerator.get_memory_info(self._device)
+        return Memory(free, total)
+
+    def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:
+        size = self.default_page_size if page_size is None else page_size
+        if size not in PAGE_SIZES:
+            raise NotSupported(f"there are no pages of {size} tokens; use a power of two from 1 to {PAGE_SIZES[-1]}")
+        return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
+
+    def allocate(self, layout: KVLayout) -> KV:
+        dtype = TORCH_DTYPES[layout.spec.dtype]
+        kv: KV = []
+        try:
+            for group, pages in zip(layout.spec.groups, layout.pages, strict=True):
+                shape = (pages, group.kv_heads, layout.page_size)
+                keys, values = (
+                    [torch.zeros(*shape, dim, dtype=dtype, device=self._device) for _ in range(group.layers)]
+                    for dim in (group.k_dim, group.v_dim)
+                )
+                kv.append((keys, values))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            raise OutOfMemory(str(error).splitlines()[0]) from error
+        return kv
+
+    def free(self, kv: KV) -> None:
+        kv.clear()
+
+    def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
+        from_, to = (torch.from_numpy(a.astype(np.int64)).to(self._device) for a in (source, target))
+        for cache in (*kv[group][0], *kv[group][1]):
+            cache[to] = cache[from_]
+        return kv

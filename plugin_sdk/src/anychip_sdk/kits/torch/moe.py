@@ -1,0 +1,57 @@
+"""Gated activations and mixture of experts."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anychip_sdk.contract import Activation, MoESpec
+from anychip_sdk.kits.torch.weights import Weight
+
+
+def activate(gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
+    """activation(gate) * up"""
+    y = F.silu(gate) if kind == "silu" else F.gelu(gate, approximate="tanh")
+    return y.mul_(up)
+
+
+def experts(x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:
+    """x: [T, E] -> [T, E], this rank's part of the sum."""
+    scores = F.linear(x, router.tensor).float().softmax(-1)  # [T, experts]
+    weights, chosen = scores.topk(spec.top_k, dim=-1)  # [T, k]
+    if spec.renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    route = _on_host if x.device.type == "cpu" else _dense
+    return route(x, weights.to(x.dtype), chosen, gate_up, down, spec)
+
+
+def _expert(x: Tensor, e: int, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:
+    gate, up = F.linear(x, gate_up.tensor[e]).split(gate_up.sizes, dim=-1)  # type: ignore[no-untyped-call]
+    return F.linear(activate(gate, up, spec.activation), down.tensor[e])
+
+
+def _on_host(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:
+    """Each expert on its own tokens. Where the ops run on the host, looking at values costs no round trip."""
+    out = torch.zeros_like(x)
+    order = chosen.flatten().argsort(stable=True)
+    counts = torch.bincount(chosen.flatten(), minlength=spec.experts).tolist()
+    start = 0
+    for e, count in enumerate(counts):
+        if count:
+            picks = order[start : start + count]  # [n] places in chosen
+            rows = picks // spec.top_k
+            y = _expert(x[rows], e, gate_up, down, spec) * weights.flatten()[picks, None]
+            out.index_add_(0, rows, y)
+            start += count
+    return out
+
+
+def _dense(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:
+    """Every expert on every token, weighted by zero where it was not chosen: no value is looked at on the host. Right
+    anywhere; a chip with a grouped product overrides `Ops.moe`."""
+    dense = torch.zeros(x.shape[0], spec.experts, dtype=x.dtype, device=x.device).scatter_(1, chosen, weights)
+    out = torch.zeros_like(x)
+    for e in range(spec.experts):
+        out += _expert(x, e, gate_up, down, spec) * dense[:, e : e + 1]
+    return out
