@@ -53,6 +53,11 @@ class LLM:
     def device_name(self) -> str:
         return self._built.choice.info.name
 
+    @property
+    def device_reason(self) -> str:
+        """Why this device: it was asked for, or what made it the best one."""
+        return self._built.choice.reason
+
     def default_params(self, **overrides: Any) -> SamplingParams:
         """What the model's generation_config.json asks for, under `overrides`."""
         return SamplingParams.from_generation_config(self._built.generation_config, **overrides)

@@ -1,0 +1,63 @@
+"""The command `anychip`: one file a command. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from anychip.errors import AnychipError
+
+COMMANDS = {
+    "generate": "write on from a prompt",
+    "chat": "talk to a model in the terminal",
+    "serve": "serve OpenAI's HTTP API",
+    "bench": "measure speed: a model's, the engine's own, or the start-up's",
+    "devices": "list the platforms and devices found here",
+    "plan": "say whether a model fits a device, without loading it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 an error said in one line, 2 wrong usage, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="anychip",
+        description="One LLM inference engine for any chip.",
+        epilog="anychip COMMAND --help tells a command's options.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    named = next((a for a in arguments if not a.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary)
+        if name == named:
+            import_module(f"anychip.cli.{name}").add_arguments(sub)
+    options = parser.parse_args(arguments)
+    if options.version:
+        from anychip import __version__
+
+        print(f"anychip {__version__}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 2
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return int(import_module(f"anychip.cli.{options.command}").run(options) or 0)
+    except AnychipError as error:
+        print(f"anychip: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("anychip: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader left; say nothing more
+        return 0
+    except OSError as error:
+        print(f"anychip: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        return 1

@@ -1,0 +1,78 @@
+"""anychip generate: stream a completion."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from anychip.cli.options import add_engine_options, add_sampling_options, engine_options, sampling_options
+from anychip.errors import AnychipError, RequestError
+from anychip.outputs import RequestOutput
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="?", help="text to write on from; - or nothing reads standard input")
+    parser.add_argument("--stats", action="store_true", help="print timing to standard error")
+    add_engine_options(parser)
+    add_sampling_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from anychip.engine.llm import LLM
+
+    prompt = sys.stdin.read() if options.prompt in (None, "-") else options.prompt
+    with LLM(options.model, progress=True, **engine_options(options)) as llm:
+        announce(llm)
+        params = llm.default_params(**{"max_tokens": 256, **sampling_options(options)})
+        if params.n != 1:
+            raise RequestError("generate streams one completion", "n")
+        print(prompt, end="", flush=True)
+        report = Report()
+        for piece in llm.stream(prompt, params):
+            report.add(piece)
+        print()
+        report.check()
+        if options.stats:
+            print(report.line(), file=sys.stderr)
+
+
+def announce(llm: object) -> None:
+    """Which device was taken and why, on standard error."""
+    from anychip.engine.llm import LLM
+
+    assert isinstance(llm, LLM)
+    print(f"device: {llm.device_name} ({llm.device_reason})", file=sys.stderr)
+
+
+class Report:
+    """Prints pieces as they come and keeps the time."""
+
+    def __init__(self) -> None:
+        from time import perf_counter
+
+        self._clock = perf_counter
+        self._start = perf_counter()
+        self._first: float | None = None
+        self._tokens = 0
+        self._error: str | None = None
+
+    def add(self, piece: RequestOutput) -> str:
+        text = ""
+        for out in piece.outputs:
+            if out.new_token_ids and self._first is None:
+                self._first = self._clock() - self._start
+            self._tokens += len(out.new_token_ids)
+            text += out.new_text
+        print(text, end="", flush=True)
+        self._error = piece.error or self._error
+        return text
+
+    def check(self) -> None:
+        if self._error:
+            raise AnychipError(f"the request failed: {self._error}")
+
+    def line(self) -> str:
+        total = self._clock() - self._start
+        first = self._first or total
+        rate = (self._tokens - 1) / (total - first) if self._tokens > 1 and total > first else 0.0
+        return f"{self._tokens} tokens, first after {first * 1000:.0f} ms, then {rate:.1f} tokens/s"

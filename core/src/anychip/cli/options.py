@@ -1,0 +1,86 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from anychip.errors import RequestError
+
+_ENGINE: tuple[tuple[str, Any, str], ...] = (
+    ("--dtype", str, "auto, float32, bfloat16, float16 or float64 (auto: the device's choice)"),
+    ("--kv-dtype", str, "the KV cache's dtype (auto: as --dtype)"),
+    ("--max-model-len", int, "tokens of prompt and output (default: what the model and the memory allow)"),
+    ("--max-num-seqs", int, "requests that run at once (default 64)"),
+    ("--max-num-batched-tokens", int, "token budget of a step (default 2048)"),
+    ("--max-prefill-chunk", int, "prompt tokens of one request in one step (default: the whole budget)"),
+    ("--page-size", int, "tokens per KV page (default: the device's choice)"),
+    ("--kv-cache-memory", int, "bytes for the KV cache (default: half of what is free after the weights)"),
+    ("--memory-fraction", float, "share of the free memory for the KV cache (default 0.5)"),
+    ("--policy", str, "fcfs or priority (default fcfs)"),
+    ("--threads", int, "host threads (default: the device's choice)"),
+    ("--revision", str, "branch, tag or commit of a hub id"),
+)
+_SAMPLING: tuple[tuple[str, Any, str], ...] = (
+    ("--max-tokens", int, "tokens to write at most"),
+    ("--min-tokens", int, "tokens to write at least"),
+    ("--temperature", float, "0 takes the most likely token (default: the model's)"),
+    ("--top-p", float, "keep the smallest set of tokens with this probability"),
+    ("--top-k", int, "keep this many tokens"),
+    ("--min-p", float, "keep tokens with this share of the largest probability"),
+    ("--repetition-penalty", float, "over 1 makes tokens seen before less likely"),
+    ("--presence-penalty", float, "-2 to 2"),
+    ("--frequency-penalty", float, "-2 to 2"),
+    ("--seed", int, "the same seed gives the same text"),
+)
+
+
+def add_engine_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--model",
+        required=required,
+        help='checkpoint directory, hub id (org/name), or "demo", which comes with anychip',
+    )
+    group.add_argument("--device", default="auto", help="auto, NAME or NAME:INDEX; see anychip devices")
+    for flag, kind, text in _ENGINE:
+        group.add_argument(flag, type=kind, help=text)
+    group.add_argument("--no-prefix-caching", action="store_true", help="do not keep prompts' pages for later ones")
+    group.add_argument("--strict", action="store_true", help="refuse to start when an op runs on a fallback")
+
+
+def engine_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments for LLM and AsyncEngine: what was given."""
+    given = _given(options, _ENGINE)
+    if options.no_prefix_caching:
+        given["prefix_caching"] = False
+    return {"device": options.device, "strict": options.strict, **given}
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    for flag, kind, text in _SAMPLING:
+        group.add_argument(flag, type=kind, help=text)
+    group.add_argument("--stop", action="append", help="a string that ends the text; may be given again")
+    group.add_argument("--ignore-eos", action="store_true", help="write on past the model's end-of-text token")
+
+
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments for SamplingParams: what was given."""
+    given = _given(options, _SAMPLING)
+    if options.stop:
+        given["stop"] = options.stop
+    if options.ignore_eos:
+        given["ignore_eos"] = True
+    return given
+
+
+def _given(options: argparse.Namespace, table: tuple[tuple[str, Any, str], ...]) -> dict[str, Any]:
+    names = [flag[2:].replace("-", "_") for flag, _, _ in table]
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def positive(name: str, value: int) -> int:
+    if value < 1:
+        raise RequestError(f"--{name} is {value}; expected a whole number >= 1")
+    return value
