@@ -12,8 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from anychip.platforms.selection import Probed, probe_all
     from anychip_sdk.contract import Absent, Broken
+
+    from anychip.platforms.selection import Probed, probe_all
 
     def show(probed: Probed) -> None:
         name, result = probed.plugin.name, probed.result
@@ -33,10 +34,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _details(probed: object, index: int) -> None:
+    from anychip_sdk.contract import Device, Found
+
     from anychip.engine.budget import gib
     from anychip.platforms.op_table import op_table
     from anychip.platforms.selection import Choice, Probed, open_device
-    from anychip_sdk.contract import Device, Found
 
     assert isinstance(probed, Probed)
     assert isinstance(probed.result, Found)

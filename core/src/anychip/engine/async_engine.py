@@ -60,6 +60,10 @@ class AsyncEngine:
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         return {name: getattr(params, name) for name in names}
 
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """As `LLM.chat_prompt`."""
+        return self._built.chat_prompt(messages)
+
     @property
     def alive(self) -> bool:
         return self._dead is None and self._thread.is_alive()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from anychip_sdk.contract import Device, DType, KVLayout, KVSpec, Memory, OutOfMemory, StepPlugin, WeightSpec
 
 from anychip.engine.options import EngineOptions
 from anychip.errors import CapacityError
 from anychip.loading.checkpoint import Checkpoint
 from anychip.models.registry import Family, family
 from anychip.models.spec import ModelSpec
-from anychip_sdk.contract import Device, DType, KVLayout, KVSpec, Memory, OutOfMemory, StepPlugin, WeightSpec
 
 _ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anychip_sdk.contract import Device, NotSupported, OutOfMemory, StepPlugin, WeightSpec
+
 from anychip.engine.budget import Budget, make_budget, weight_specs
 from anychip.engine.core import EngineCore
 from anychip.engine.options import EngineOptions
@@ -18,7 +20,6 @@ from anychip.platforms.op_table import op_table, refuse_fallbacks
 from anychip.platforms.selection import Choice, choose, open_device
 from anychip.progress import Progress
 from anychip.runner.executor import Executor, OpsExecutor, StepExecutor
-from anychip_sdk.contract import Device, NotSupported, OutOfMemory, StepPlugin, WeightSpec
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Built:
     budget: Budget
     choice: Choice
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """A conversation in the model's own words, up to the assistant's turn."""
-        assert self.chat_template is not None
-        bos = self.tokenizer.bos_token if self.tokenizer else ""
-        eos = self.tokenizer.eos_token if self.tokenizer else ""
-        return self.chat_template.render(messages, add_generation_prompt=True, bos_token=bos, eos_token=eos)
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation in the model's own words, up to the assistant's turn."""
+        words, template = self.tokenizer, self.chat_template
+        if template is None or words is None:
+            raise RequestError(
+                f"{self.name} has no chat template; give a plain prompt instead (/v1/completions, generate)", "messages"
+            )
+        text = template.render(messages, bos_token=words.bos_token, eos_token=words.eos_token)
+        return words.encode(text, add_special_tokens=False)
 
 
 def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progress: bool = False) -> Built:

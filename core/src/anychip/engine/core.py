@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from anychip_sdk.contract import DeviceError, KVLayout, NotSupported
 
 from anychip.engine.options import EngineOptions
 from anychip.errors import RequestError
@@ -20,7 +21,6 @@ from anychip.sampling_params import SamplingParams
 from anychip.scheduler.plan import StepPlan
 from anychip.scheduler.scheduler import Scheduler
 from anychip.scheduler.table import RequestTable
-from anychip_sdk.contract import DeviceError, KVLayout, NotSupported
 
 
 @dataclass(frozen=True)

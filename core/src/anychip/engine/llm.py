@@ -93,7 +93,7 @@ class LLM:
         self._core.add(text.requests)
         try:
             while not text.finished:
-                self._step({r: text for r in text.requests})
+                self._step(dict.fromkeys(text.requests, text))
                 yield text.output()
         finally:
             for request in text.requests:
@@ -107,10 +107,7 @@ class LLM:
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn. Raises RequestError without a template."""
-        built = self._built
-        if built.chat_template is None or built.tokenizer is None:
-            raise RequestError(f"{built.name} has no chat template; give a plain prompt instead", "messages")
-        return built.tokenizer.encode(built.render(messages), add_special_tokens=False)
+        return self._built.chat_prompt(messages)
 
     def stats(self) -> EngineStats:
         return self._core.stats()

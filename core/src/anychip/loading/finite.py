@@ -13,7 +13,7 @@ from anychip.errors import ModelError
 
 # A value is NaN or infinite iff its exponent bits are all ones. With the sign bit cleared, that is one unsigned
 # comparison with the pattern of +infinity.
-_INFINITY_BITS: Final = {
+_INFINITY_BITS: Final[dict[np.dtype[Any], np.unsignedinteger[Any]]] = {
     np.dtype(np.float32): np.uint32(0x7F80_0000),
     np.dtype(np.float16): np.uint16(0x7C00),
     np.dtype(ml_dtypes.bfloat16): np.uint16(0x7F80),

@@ -111,12 +111,15 @@ class Detokenizer:
     does not grow with the text."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], skip_special_tokens: bool = True) -> None:
-        self._decode = lambda ids: tokenizer.decode(ids, skip_special_tokens)
+        self._tokenizer, self._skip = tokenizer, skip_special_tokens
         self._window = list(prompt[-MAX_HELD_TOKENS:])  # decoded before, kept for context
         self._context = len(self._window)
         if HALF_CHARACTER in self._decode(self._window)[-1:]:
             # The prompt ends inside a character: what it shows stays the prompt's.
             self._window, self._context = [], 0
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, self._skip)
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that became whole with these ids."""

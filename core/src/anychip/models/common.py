@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anychip_sdk.contract import Activation
+
 from anychip.errors import ModelError
 from anychip.loading.config import ConfigReader
-from anychip_sdk.contract import Activation
 
 ACTIVATIONS: Mapping[str, Activation] = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from anychip_sdk.contract import Batch, Layer, Ops, WeightSpec
 
 from anychip.errors import ModelError
 from anychip.models.spec import ModelSpec
-from anychip_sdk.contract import Batch, Layer, Ops, WeightSpec
 
 Tree = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]

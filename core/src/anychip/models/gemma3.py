@@ -15,7 +15,7 @@ def from_config(config: Mapping[str, Any]) -> ModelSpec:
     c = reader(config)
     s = sizes(c)
     count = c.int("num_hidden_layers")
-    every: int = c.int("sliding_window_pattern", None) or c.int("_sliding_window_pattern", 6)
+    every = c.int("sliding_window_pattern", c.int("_sliding_window_pattern", 6))
     windows = layer_windows(c, count, [bool((i + 1) % every) for i in range(count)])
     layers, groups = arrange_layers(
         windows,

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from anychip_sdk.contract import MoESpec
+
 from anychip.models import mistral
 from anychip.models.common import reader
 from anychip.models.spec import ModelSpec
-from anychip_sdk.contract import MoESpec
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSpec:

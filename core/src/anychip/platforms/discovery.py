@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 import pluggy
-
 from anychip_sdk.contract import CONTRACT_VERSION, ENTRY_POINT_GROUP, Broken, Manifest
 from anychip_sdk.contract import hooks as hookspecs
 
@@ -48,12 +47,12 @@ def _load(point: EntryPoint) -> Plugin:
         cause = str(error).splitlines()[0] if str(error) else "no message"
         reason = f"{distribution}: its plugin {point.value!r} does not load: {type(error).__name__}: {cause}"
         return Plugin(
-            point.name, distribution, None, Broken(reason, f"pip install --upgrade {distribution.split()[0]}")
+            point.name, distribution, None, Broken(reason, f"pip install --upgrade {distribution.split(maxsplit=1)[0]}")
         )
     if manifest.contract[0] not in (CONTRACT_VERSION.major, CONTRACT_VERSION.major - 1):
         theirs, ours = manifest.contract, CONTRACT_VERSION
         reason = f"{distribution} is written for contract {theirs[0]}.{theirs[1]}, this anychip has {ours}"
-        older = "anychip" if theirs[0] > ours.major else distribution.split()[0]
+        older = "anychip" if theirs[0] > ours.major else distribution.split(maxsplit=1)[0]
         return Plugin(manifest.name, distribution, None, Broken(reason, f"pip install --upgrade {older}"))
     return Plugin(manifest.name, distribution, manifest)
 

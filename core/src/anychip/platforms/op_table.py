@@ -6,8 +6,9 @@ import inspect
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 
-from anychip.errors import PlatformError
 from anychip_sdk.contract import Allocator, Attention, Device, Ops
+
+from anychip.errors import PlatformError
 
 _KITS = "anychip_sdk.kits."
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
+from anychip_sdk.contract import Absent, Broken, Device, DeviceError, DeviceInfo, Found, Platform, StepPlugin
+
 from anychip.errors import PlatformError
 from anychip.platforms.discovery import Plugin, discover
-from anychip_sdk.contract import Absent, Broken, Device, DeviceError, DeviceInfo, Found, Platform, StepPlugin
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,6 @@ from collections.abc import Hashable
 from typing import Any, Protocol
 
 import numpy as np
-
-from anychip.models.registry import Family
-from anychip.models.spec import ModelSpec
 from anychip_sdk.contract import (
     Batch,
     Bucket,
@@ -21,6 +18,9 @@ from anychip_sdk.contract import (
     StepKey,
     StepPlugin,
 )
+
+from anychip.models.registry import Family
+from anychip.models.spec import ModelSpec
 
 
 class Executor(Protocol):

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from anychip_sdk.contract import Batch, Bucket, Row, SampleKind
 
 from anychip.kvcache.cache import KVCache
 from anychip.request import Request
 from anychip.runner.random_numbers import uniform
 from anychip.scheduler.plan import StepPlan
 from anychip.scheduler.table import RequestTable, has_penalties
-from anychip_sdk.contract import Batch, Bucket, Row, SampleKind
 
 _BIASED = -np.inf
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from anychip_sdk.contract import Pending, Sampled, StepKey, view, words
 
 from anychip.kvcache.cache import KVCache, PageCopy
 from anychip.runner.executor import Executor
 from anychip.runner.inputs import Rows, choose_rows, exact_bucket, fill
 from anychip.scheduler.plan import StepPlan
 from anychip.scheduler.table import RequestTable
-from anychip_sdk.contract import Pending, Sampled, StepKey, view, words
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""From the bytes of a request to a checked object."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from anychip.errors import RequestError
+from anychip.serving.errors import ApiError
+from anychip.serving.schemas import ChatRequest, Checked, CompletionRequest, GenerationRequest
+
+T = TypeVar("T", bound=GenerationRequest)
+# How msgspec ends a message: where in the body the problem is.
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Raises ApiError (413) for more than `limit` bytes, before more than that is held."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _too_large(limit: int) -> ApiError:
+    # What is left of the body stays unread, so the connection cannot be used again.
+    message = f"the request's body is larger than {limit} bytes; send less"
+    return ApiError(413, message, code="request_too_large", headers={"Connection": "close"})
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """Raises ApiError or RequestError, naming the field at fault."""
+    try:
+        request = msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"the body is no valid JSON: {error}", code="invalid_json") from error
+    except RecursionError as error:
+        raise ApiError(400, "the body is nested too deeply; flatten it", code="invalid_json") from error
+    _refuse_unsupported(request, "")
+    if isinstance(request, ChatRequest):
+        for i, message in enumerate(request.messages):
+            _refuse_unsupported(message, f"messages[{i}].")
+    if request.stream_options is not None and not request.stream:
+        raise RequestError(
+            "stream_options is given without stream; set stream to true or leave it out", "stream_options"
+        )
+    return request
+
+
+def _invalid(message: str) -> ApiError:
+    found = _PLACE.match(message)
+    assert found is not None
+    what, path = found["what"], found["path"] or ""
+    if unknown := _UNKNOWN.match(what):
+        name = _joined(path, unknown["name"])
+        return ApiError(400, f"unknown field {name[:80]!r}; leave it out", param=name[:80], code="unknown_field")
+    if missing := _MISSING.match(what):
+        name = _joined(path, missing["name"])
+        return ApiError(400, f"{name} is missing; it is required", param=name, code="missing_field")
+    name = path or "the body"
+    return ApiError(400, f"{name}: {what[:1].lower()}{what[1:]}", param=path or None, code="invalid_type")
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _refuse_unsupported(holder: Checked, where: str) -> None:
+    for name, values in holder.unsupported.items():
+        value = getattr(holder, name)
+        if value is not None and value not in values:
+            choice = f", or one of {', '.join(map(_json, values))}" if values else ""
+            raise ApiError(
+                400,
+                f"{where}{name} is {_json(value):.80}, which is not supported; leave it out{choice}",
+                param=where + name,
+                code="unsupported",
+            )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def prompts(request: CompletionRequest) -> list[str | list[int]]:
+    """One entry per prompt. Raises RequestError for a list that mixes forms, or is empty."""
+    asked = request.prompt
+    if isinstance(asked, str):
+        return [asked]
+    if not asked:
+        raise RequestError("prompt is []; expected a text, token ids, or a list of these", "prompt")
+    ids = [p for p in asked if isinstance(p, int)]
+    if len(ids) == len(asked):
+        return [ids]
+    texts = [p for p in asked if isinstance(p, str)]
+    lists = [p for p in asked if isinstance(p, list)]
+    if len(texts) == len(asked):
+        return [*texts]
+    if len(lists) == len(asked):
+        return [*lists]
+    raise RequestError("prompt mixes texts, token ids or lists of them; expected one of these forms", "prompt")
