@@ -30,7 +30,9 @@ class Progress:
             self._bar.update(count)
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
-        elif (self._shown and (self._done - self._told) * 10 >= self._total) or (self._shown and self._done == self._total):
+        elif (self._shown and (self._done - self._told) * 10 >= self._total) or (
+            self._shown and self._done == self._total
+        ):
             self._told = self._done
             unit = f" {self._unit}" if self._unit else ""
             end = f", {note}" if note else ""

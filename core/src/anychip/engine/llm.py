@@ -58,6 +58,15 @@ class LLM:
         """Why this device: it was asked for, or what made it the best one."""
         return self._built.choice.reason
 
+    @property
+    def dtype(self) -> str:
+        """What the weights are computed in."""
+        return self._built.budget.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        return self._core.vocab_size
+
     def default_params(self, **overrides: Any) -> SamplingParams:
         """What the model's generation_config.json asks for, under `overrides`."""
         return SamplingParams.from_generation_config(self._built.generation_config, **overrides)
@@ -86,6 +95,17 @@ class LLM:
             for _ in self._run(made):
                 bar.advance()
         return [text.whole() for text in made]
+
+    def run_timed(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> Iterator[tuple[str, bool]]:
+        """For measurements: (request id, finished) for each token as it is made, one completion per prompt."""
+        texts = [self._make(p, one, 0, "") for p, one in zip(prompts, params, strict=True)]
+        for text in texts:
+            self._core.add(text.requests)
+        while self._core.has_work:
+            for event in self._core.step():
+                yield event.request.id, event.request.finish_reason is not None
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """The pieces of one request as they come. Closing the iterator cancels it."""

@@ -107,8 +107,7 @@ class _Api:
         params = completion_params(request, self._engine.default_params)
         given = prompts(request)
         self._generation.check_room(len(given) * params.n)
-        ids = iter(await self._generation.encode([p for p in given if isinstance(p, str)]))
-        listed = [Prompt(next(ids) if isinstance(p, str) else p, self._echo(p, request)) for p in given]
+        listed = await asyncio.to_thread(self._encode, given, request)
         usage = _include_usage(request)
         reply = CompletionReply(asked.id, self._name, usage, self._engine.tokenizer, listed, params)
         return await self._answer(asked, request, reply, [p.ids for p in listed], params)
@@ -119,8 +118,10 @@ class _Api:
         self._check(request)
         params = chat_params(request, self._engine.default_params)
         self._generation.check_room(params.n)
-        text = await asyncio.to_thread(self._render, request)
-        ids = await self._generation.encode([text], add_special_tokens=False)
+        if self._engine.chat_template is None:
+            raise RequestError(f"{self._name} has no chat template; send a prompt to /v1/completions", "messages")
+        messages = [message.for_template() for message in request.messages]
+        ids = [await asyncio.to_thread(self._engine.chat_prompt, messages)]
         usage, logprobs = _include_usage(request), params.logprobs is not None
         reply = ChatReply(asked.id, self._name, usage, self._engine.tokenizer, logprobs)
         return await self._answer(asked, request, reply, ids, params)
@@ -161,16 +162,10 @@ class _Api:
         # The status is decided by what happens before the first event.
         return EventStream(await unless_gone(receive, first()), events)
 
-    def _render(self, request: ChatRequest) -> str:
-        template, tokenizer = self._engine.chat_template, self._engine.tokenizer
-        if template is None:
-            raise RequestError(f"{self._name} has no chat template; send a prompt to /v1/completions", "messages")
-        return template.render(
-            [message.for_template() for message in request.messages],
-            add_generation_prompt=True,
-            bos_token=tokenizer.bos_token,
-            eos_token=tokenizer.eos_token,
-        )
+    def _encode(self, given: list[str | list[int]], request: CompletionRequest) -> list[Prompt]:
+        """Runs off the event loop, as a long text takes long."""
+        encode = self._engine.tokenizer.encode
+        return [Prompt(encode(p) if isinstance(p, str) else p, self._echo(p, request)) for p in given]
 
     def _echo(self, prompt: str | list[int], request: CompletionRequest) -> str:
         if not request.echo:

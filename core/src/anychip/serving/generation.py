@@ -71,11 +71,6 @@ class Generation:
         self._limit = limit
         self._under_way = 0
 
-    async def encode(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
-        """Off the event loop: a long text takes long."""
-        tokenizer = self._engine.tokenizer
-        return await asyncio.to_thread(lambda: [tokenizer.encode(t, add_special_tokens) for t in texts])
-
     async def run(self, job: Job, tally: Tally) -> AsyncGenerator[Piece, None]:
         """Raises RequestError or ApiError, before the first piece for all that can be known by then. Closing it
         cancels the job."""

@@ -29,6 +29,9 @@ class Engine(Protocol):
     def default_params(self) -> Mapping[str, Any]:
         """keyword arguments for SamplingParams, under those of a request"""
 
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation in the template's words, up to the answer. Raises RequestError."""
+
     @property
     def alive(self) -> bool: ...
 

@@ -1,0 +1,1 @@
+"""What `anychip bench` measures: a model's speed, the engine's own work, and the start-up."""

@@ -1,0 +1,70 @@
+"""anychip bench: tables for people, one JSON line for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from anychip.cli.options import add_engine_options, engine_options, positive
+from anychip.errors import RequestError
+
+MODEL_WORKLOADS = ("single", "batch", "prefix")
+OTHERS = ("host", "startup")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="*",
+        help="single, batch, prefix (a model's speed; all three by default), host (the engine's own work per step), "
+        "startup (the command's)",
+    )
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each workload, the best counts (default 2)")
+    add_engine_options(parser, required=False)
+
+
+def run(options: argparse.Namespace) -> None:
+    what = options.what or list(MODEL_WORKLOADS)
+    for name in what:
+        if name not in MODEL_WORKLOADS + OTHERS:
+            raise RequestError(f"there is no workload {name!r}; expected {', '.join(MODEL_WORKLOADS + OTHERS)}")
+    if "startup" in what:
+        _startup()
+    if "host" in what:
+        _host()
+    if names := [name for name in what if name in MODEL_WORKLOADS]:
+        if options.model is None:
+            raise RequestError(f"bench {names[0]} measures a model; name it with --model (demo comes with anychip)")
+        _model(options, names)
+
+
+def _model(options: argparse.Namespace, names: list[str]) -> None:
+    from anychip.bench import model
+
+    positive("repeats", options.repeats)
+    results = model.run(options.model, names, repeats=options.repeats, progress=True, **engine_options(options))
+    print(f"{'workload':10}{'tokens/s':>10}{'seconds':>9}{'TTFT p50/p99 ms':>20}{'ITL p50/p99 ms':>18}{'hits':>7}")
+    for r in results:
+        ttft, itl = f"{r.ttft_p50_ms:.0f}/{r.ttft_p99_ms:.0f}", f"{r.itl_p50_ms:.1f}/{r.itl_p99_ms:.1f}"
+        hits = f"{r.prefix_hit_rate:.0%}"
+        print(f"{r.workload:10}{r.tokens_per_second:10.1f}{r.seconds:9.2f}{ttft:>20}{itl:>18}{hits:>7}")
+    print(json.dumps({"bench": "model", "model": options.model, "results": [model.as_dict(r) for r in results]}))
+
+
+def _host() -> None:
+    from anychip.bench import host
+
+    results = [host.run(count) for count in host.COUNTS]
+    print(f"{'requests':>8}{'p50 ms':>10}{'p99 ms':>10}")
+    for r in results:
+        print(f"{r.requests:8}{r.p50_ms:10.3f}{r.p99_ms:10.3f}")
+    print(json.dumps({"bench": "host", "p50_ms": {r.requests: round(r.p50_ms, 4) for r in results}}))
+
+
+def _startup() -> None:
+    from anychip.bench import startup
+
+    times = startup.run()
+    for name, ms in times.items():
+        print(f"{name:16}{ms:8.0f} ms")
+    print(json.dumps({"bench": "startup", "ms": {k: round(v, 1) for k, v in times.items()}}))
