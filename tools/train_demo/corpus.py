@@ -1,7 +1,7 @@
 """The training text: Python's standard library, as sources, docstrings and short dialogues.
 
 A `Unit` is one file of the library or one topic of its reference manual. Units are assigned to training or
-to the held-out set by a hash of their name, so no text of a held-out unit is trained on.
+to the held-out set by a hash of their name.
 """
 
 from __future__ import annotations

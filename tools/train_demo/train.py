@@ -115,7 +115,7 @@ def save_model(model: Llama, config: ModelConfig, out: Path, record: dict[str, s
         "tie_word_embeddings": True,
         "use_cache": True,
     }
-    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
+    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
     for name, values in (
         ("config.json", {**architecture, **asdict(config), **shared}),
         ("generation_config.json", {**shared, **sampling}),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from anychip_sdk.contract import Batch, Bucket, KVLayout, KVSpec, Paged, Pending, Sampled, Shapes, StepKey
 
 from anychip.engine.core import EngineCore
 from anychip.engine.options import EngineOptions
 from anychip.sampling_params import SamplingParams
-from anychip_sdk.contract import Batch, Bucket, KVLayout, KVSpec, Paged, Pending, Sampled, Shapes, StepKey
 
 COUNTS = (1, 64, 256, 1024)
 PROMPT, STEPS, PAGE = 64, 200, 16

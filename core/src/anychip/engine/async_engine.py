@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from anychip.engine.build import Built, build, encode
@@ -80,7 +80,7 @@ class AsyncEngine:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str | None = None,
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput, None]:
         """Pieces of the output as they come. Closing the iterator, or cancelling its task, cancels the request and
         frees its pages. Raises RequestError at the first piece, EngineDeadError when the engine has stopped."""
         params = params or SamplingParams.from_generation_config(self._built.generation_config)

@@ -73,6 +73,11 @@ class EngineCore:
         """The request's completions, checked and ready for `add`. Raises RequestError. Touches nothing that
         `step` does, so other threads may call it."""
         tokens = self._check_prompt(prompt, params)
+        if priority and not self.scheduler.by_priority:
+            raise RequestError(
+                f"priority is {priority}, but the engine serves in order of arrival; start it with --policy priority",
+                "priority",
+            )
         seed = secrets.randbits(63) if params.seed is None else params.seed
         room = self.max_model_len if params.max_tokens is None else len(tokens) + params.max_tokens
         stops = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_ids)

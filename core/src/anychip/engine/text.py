@@ -17,6 +17,7 @@ class CompletionText:
         self._detokenizer = None
         if tokenizer is not None and request.params.detokenize:
             self._detokenizer = Detokenizer(tokenizer, request.prompt.tolist(), request.params.skip_special_tokens)
+        self._told_end = False
         self._pending = ""  # detokenized, not yet shown
         self._hold = max((len(s) for s in request.params.stop_strings), default=1) - 1
 
@@ -68,7 +69,14 @@ class CompletionText:
             o.new_logprobs,
         )  # fmt: skip
         o.new_text, o.new_token_ids, o.new_logprobs = "", [], []
+        self._told_end = o.finish_reason is not None
         return piece
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is anything that no piece has told."""
+        o = self.output
+        return bool(o.new_token_ids or o.new_text) or (o.finish_reason is not None and not self._told_end)
 
 
 class RequestText:
@@ -96,11 +104,7 @@ class RequestText:
 
     def output(self) -> RequestOutput:
         """A piece of the stream: the completions that moved since the last one."""
-        moved = [
-            t.piece()
-            for t in self._texts.values()
-            if t.output.new_token_ids or t.output.new_text or t.output.finish_reason
-        ]
+        moved = [t.piece() for t in self._texts.values() if t.moved]
         return self._make(moved)
 
     def whole(self) -> RequestOutput:

@@ -40,8 +40,9 @@ class Scheduler:
         self.table = table
         self.max_tokens = max_tokens
         self.max_chunk = min(max_chunk or max_tokens, max_tokens)
+        self.by_priority = policy == "priority"
         self.order: Callable[[Request], tuple[int, int]] = (
-            (lambda r: (r.priority, r.arrival)) if policy == "priority" else (lambda r: (0, r.arrival))
+            (lambda r: (r.priority, r.arrival)) if self.by_priority else (lambda r: (0, r.arrival))
         )
         self.waiting: list[Request] = []  # in order
         self.running: list[Request] = []  # in order
@@ -148,6 +149,8 @@ class Scheduler:
         if request in self._preempted:
             return False
         hit = self._find_prefix(request)
+        if self._is_coming(request, hit):
+            return False
         fits = self.table.has_free and self.kv.can_admit(hit, request.num_tokens, self.max_tokens, len(self.running))
         if not fits and self.running:
             last = self.running[-1]
@@ -165,6 +168,22 @@ class Scheduler:
             self.prefix_hits += hit.tokens
         self._join(request)
         return True
+
+    def _is_coming(self, request: Request, hit: PrefixHit) -> bool:
+        """Whether a running prefill is about to compute the page that the request's cached prefix lacks next: a step
+        later it is there to share."""
+        page = hit.tokens // self.kv.page_size
+        if request.params.prompt_logprobs is not None or page >= (request.num_tokens - 1) // self.kv.page_size:
+            return False
+        if self._namer is None:
+            return False
+        name = request.page_names[page]
+        return any(page < len(r.page_names) and r.page_names[page] == name for r in self._prefilling())
+
+    def _prefilling(self) -> list[Request]:
+        slots = self._running_slots()
+        waiting = self.table.num_tokens[slots] - self.table.num_computed[slots] > 1
+        return [self.running[i] for i in np.flatnonzero(waiting).tolist()]
 
     def _find_prefix(self, request: Request) -> PrefixHit:
         """The cached prefix of a request, short of its last token: that one is computed for its logits."""

@@ -79,11 +79,12 @@ class Generation:
         meter = RequestMeter(self._metrics, job.arrived, job.completions)
         self._under_way += job.completions
         reason: str | None = "abort"
+        ended: set[int] = set()
         try:
             async with aclosing(_merged(self._streams(job))) as outputs:
                 async for prompt, output in outputs:
                     tally.add(prompt, output)
-                    for piece in _pieces(prompt * job.params.n, output):
+                    for piece in _pieces(prompt * job.params.n, output, ended):
                         meter.record(piece.choice, piece.output)
                         if piece.output.finish_reason in ("error", "abort"):
                             raise ApiError(500, output.error or "the engine gave up", code="generation_failed")
@@ -131,8 +132,12 @@ class Generation:
             raise ApiError(503, message, code="overloaded", headers={"Retry-After": "1"})
 
 
-def _pieces(first_choice: int, output: RequestOutput) -> list[Piece]:
-    return [Piece(first_choice + o.index, o, output) for o in output.outputs]
+def _pieces(first_choice: int, output: RequestOutput, ended: set[int]) -> list[Piece]:
+    """ended: choices that have had their last piece; an engine may go on naming them, a client hears it once."""
+    pieces = [Piece(first_choice + o.index, o, output) for o in output.outputs]
+    pieces = [piece for piece in pieces if piece.choice not in ended]
+    ended.update(piece.choice for piece in pieces if piece.output.finish_reason is not None)
+    return pieces
 
 
 async def _merged(

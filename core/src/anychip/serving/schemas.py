@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """Bounded, so that no message has to show a number of a million digits."""
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -41,7 +42,7 @@ class GenerationRequest(Checked, kw_only=True, forbid_unknown_fields=True):
     stop: str | list[str] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[Int, float] | None = None
+    logit_bias: dict[TokenId, float] | None = None
     seed: Int | None = None
     user: str | None = None
 
@@ -50,7 +51,7 @@ class GenerationRequest(Checked, kw_only=True, forbid_unknown_fields=True):
     min_p: float | None = None
     repetition_penalty: float | None = None
     min_tokens: Int | None = None
-    stop_token_ids: list[Int] | None = None
+    stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
@@ -63,7 +64,7 @@ class GenerationRequest(Checked, kw_only=True, forbid_unknown_fields=True):
 class CompletionRequest(GenerationRequest, kw_only=True):
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"suffix": ("",)}
 
-    prompt: str | list[str | Int | list[Int]]
+    prompt: str | list[str | TokenId | list[TokenId]]
     """a text, a list of texts, a list of token ids, or a list of such lists"""
     logprobs: Int | None = None
     echo: bool | None = None

@@ -7,9 +7,11 @@ import errno
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anychip.errors import AnychipError
 from anychip.serving.app import MAX_BODY, MAX_COMPLETIONS, create_app
@@ -45,7 +47,7 @@ def serve(
             asyncio.run(engine.close())
             raise
         config = uvicorn.Config(
-            app,
+            _cut_quietly(app),
             lifespan="off",
             ws="none",
             log_level="warning",
@@ -54,6 +56,16 @@ def serve(
             timeout_graceful_shutdown=GRACE,
         )
         asyncio.run(_run(_Server(config, host), listener, engine))
+
+
+def _cut_quietly(app: ASGIApp) -> ASGIApp:
+    """A request that is cut off when the server stops is no fault to log with a traceback."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return run
 
 
 async def _run(server: _Server, listener: socket.socket, engine: Engine) -> None:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 
 from anychip_sdk.contract import Attention, Capabilities, DeviceInfo, DType, Ops
 from anychip_sdk.kits.torch import TorchDevice, TorchOps
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
+from anychip_sdk.kits.torch.weights import Weight
 
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+MAX_PARTS = 16
 _KIT = "the torch kit: torch's own CPU kernels"
 
 
 class CpuOps(TorchOps):
+    """Torch's `linear` multiplies by a transposed weight: in float32 it stays far from the GEMM peak for the few rows
+    of a decode batch and uses one thread for a single row. Both products here read the weight as it lies."""
+
+    def _matmul(self, x: Tensor, w: Weight) -> Tensor:
+        if x.dtype != torch.float32:
+            return super()._matmul(x, w)
+        rows, outputs = x.shape[0], w.tensor.shape[0]
+        parts = math.gcd(outputs, MAX_PARTS)
+        if rows == 1 and parts > 1:  # parts of the weight run on different threads
+            stacked = w.tensor.view(parts, outputs // parts, -1)
+            y = torch.bmm(stacked, x.t().expand(parts, -1, 1)).view(1, outputs)
+        else:
+            y = (w.tensor @ x.t()).t().contiguous()
+        return y if w.bias is None else y.add_(w.bias)
+
     adopted = {
         **{name: _KIT for name in vars(Ops) if not name.startswith("_")},
         **{f"attention.{name}": _KIT for name in vars(Attention) if not name.startswith("_")},

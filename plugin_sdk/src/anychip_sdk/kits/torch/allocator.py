@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,7 +45,7 @@ class TorchAllocator(Allocator):
             for group, pages in zip(layout.spec.groups, layout.pages, strict=True):
                 shape = (pages, group.kv_heads, layout.page_size)
                 keys, values = (
-                    [torch.zeros(*shape, dim, dtype=dtype, device=self._device) for _ in range(group.layers)]
+                    [_zeros((*shape, dim), dtype, self._device) for _ in range(group.layers)]
                     for dim in (group.k_dim, group.v_dim)
                 )
                 kv.append((keys, values))
@@ -59,3 +61,11 @@ class TorchAllocator(Allocator):
         for cache in (*kv[group][0], *kv[group][1]):
             cache[to] = cache[from_]
         return kv
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the host through numpy, whose zeros take no memory and no time until a page is first written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
