@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from anychip_sdk.contract import Activation
+from anychip_sdk.contract import Activation, MoESpec
 
 from anychip.errors import ModelError
 from anychip.loading.config import ConfigReader
 
 ACTIVATIONS: Mapping[str, Activation] = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+D = TypeVar("D", float, None)
 
 
 def reader(config: Mapping[str, Any]) -> ConfigReader:
     """Raises ModelError for a quantised checkpoint: its weights are not what their names say."""
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "?")
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
         raise ModelError(
-            f"the checkpoint is quantised ({method}), which anychip does not read; use the original weights"
+            f"quantization_config in config.json asks for {method!r}, which anychip does not read (known: none); "
+            "use the original, unquantised weights"
         )
     return ConfigReader(config, "config.json")
 
@@ -30,9 +33,14 @@ def sizes(c: ConfigReader) -> dict[str, Any]:
     hidden = c.int("hidden_size")
     head_dim = c.int("head_dim", None) or hidden // heads
     if heads % kv_heads:
-        raise ModelError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads} in config.json")
-    if head_dim % 2:
-        raise ModelError(f"head_dim is {head_dim} in config.json; rope needs an even one")
+        raise ModelError(
+            f"num_attention_heads is {heads} in config.json, expected a multiple of num_key_value_heads {kv_heads}; "
+            "correct the fields"
+        )
+    if head_dim < 2 or head_dim % 2:
+        raise ModelError(
+            f"head_dim is {head_dim} in config.json, expected an even one, as rope needs; use another model"
+        )
     return {
         "vocab_size": c.int("vocab_size"),
         "hidden_size": hidden,
@@ -40,12 +48,21 @@ def sizes(c: ConfigReader) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
-        "max_len": c.int("max_position_embeddings", 2048),
-        "eps": c.float("rms_norm_eps", 1e-6),
+        "max_len": c.int("max_position_embeddings"),
+        "eps": positive(c, "rms_norm_eps"),
     }
 
 
+def positive(c: ConfigReader, field: str, *default: D) -> float | D:
+    """A number above zero. Raises ModelError for any other; without a default the field must be there."""
+    value = c.float(field, *default)
+    if value is not None and value <= 0:
+        raise ModelError(f"{field} is {value:g} in config.json, expected a number above 0; correct the field")
+    return value
+
+
 def activation(c: ConfigReader, field: str = "hidden_act", default: str = "silu") -> Activation:
+    """The gated MLP's activation. Raises ModelError for one that the ops do not have."""
     name = c.str(field, default)
     if name not in ACTIVATIONS:
         raise ModelError(f"{field} is {name!r} in config.json; known: {', '.join(ACTIVATIONS)}: use another model")
@@ -58,10 +75,23 @@ def layer_windows(c: ConfigReader, count: int, sliding: list[bool]) -> list[int 
     if types is not None:
         if len(types) != count or any(t not in ("full_attention", "sliding_attention") for t in types):
             raise ModelError(
-                f"layer_types in config.json must name full_attention or sliding_attention for each of {count} layers"
+                "layer_types in config.json must name full_attention or sliding_attention for each of the "
+                f"{count} layers (num_hidden_layers); use another model"
             )
         sliding = [t == "sliding_attention" for t in types]
     if not any(sliding):
         return [None] * count
     window = c.int("sliding_window")
     return [window if s else None for s in sliding]
+
+
+def moe_routing(c: ConfigReader, *, renormalize: bool, kind: Activation) -> MoESpec:
+    """Experts and how many of them a token takes. `num_local_experts` is Mixtral's name, `num_experts` Qwen's;
+    either may hold the count in either family."""
+    experts = c.int("num_experts", None) or c.int("num_local_experts")
+    top_k = c.int("num_experts_per_tok")
+    if top_k > experts:
+        raise ModelError(
+            f"num_experts_per_tok is {top_k} in config.json, expected at most the {experts} experts; correct the field"
+        )
+    return MoESpec(experts=experts, top_k=top_k, renormalize=renormalize, activation=kind)

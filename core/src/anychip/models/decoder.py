@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from anychip_sdk.contract import Batch, Layer, Ops, WeightSpec
 
-from anychip.errors import ModelError
 from anychip.models.spec import ModelSpec
 
 Tree = dict[str, Any]
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def forward(ops: Ops, spec: ModelSpec, w: Tree, batch: Batch, kv: Any) -> tuple[Any, Any]:
@@ -110,45 +107,3 @@ def _experts(spec: ModelSpec, at: str) -> Tree:
         "gate_up": WeightSpec((stack(gate), stack(up)), "experts", tp="out"),
         "down": WeightSpec((stack(down),), "experts", tp="in"),
     }
-
-
-def check(spec: ModelSpec, shapes: Shapes) -> None:
-    """Raises ModelError unless every tensor is there with the shape that config.json implies."""
-    E, D = spec.hidden_size, spec.head_dim
-    q, kv = spec.num_heads * D, spec.num_kv_heads * D
-    wanted: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (spec.vocab_size, E), "model.norm.weight": (E,)}
-    if not spec.tied:
-        wanted["lm_head.weight"] = (spec.vocab_size, E)
-    for i in range(len(spec.layers)):
-        layer = _layer(spec, i)
-        width = spec.moe_intermediate_size if "router" in layer else spec.intermediate_size
-        rows = {"qkv": (q, kv, kv), "out": (E,), "gate_up": (width, width), "down": (E,)}
-        columns = {"qkv": E, "out": q, "gate_up": E, "down": width}
-        for key, w in layer.items():
-            sizes: list[tuple[int, ...]]
-            if key == "router":
-                sizes = [(spec.moe.experts if spec.moe else 0, E)]
-            elif w.kind == "norm":
-                sizes = [(D,)] if key in ("q_norm", "k_norm") else [(E,)]
-            else:
-                sizes = [(n, columns[key]) for n in rows[key]]
-            for names, size in zip(w.parts, sizes, strict=True):
-                wanted.update(dict.fromkeys(names, size))
-            for name, size in zip(w.bias, sizes, strict=False):
-                wanted[name] = size[:1]
-    _compare(wanted, shapes)
-
-
-def _compare(wanted: Shapes, shapes: Shapes) -> None:
-    missing = [name for name in wanted if name not in shapes]
-    if missing:
-        raise ModelError(
-            f"the checkpoint lacks {len(missing)} of the {len(wanted)} tensors its config.json asks for, the first is "
-            f"{missing[0]!r}; use a complete checkpoint whose weights belong to this config.json"
-        )
-    for name, size in wanted.items():
-        if tuple(shapes[name]) != size:
-            raise ModelError(
-                f"tensor {name!r} has shape {list(shapes[name])}, config.json implies {list(size)}; "
-                "use weights that belong to this config.json"
-            )

@@ -6,13 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anychip.models.common import activation, layer_windows, reader, sizes
+from anychip.errors import ModelError
+from anychip.models.common import activation, layer_windows, positive, reader, sizes
 from anychip.models.rope import rope_table
 from anychip.models.spec import ModelSpec, arrange_layers
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSpec:
     c = reader(config)
+    if c.bool("use_bidirectional_attention", False):
+        raise ModelError(
+            "use_bidirectional_attention is true in config.json; known: false: use a causal model, not an encoder"
+        )
     s = sizes(c)
     count = c.int("num_hidden_layers")
     every = c.int("sliding_window_pattern", c.int("_sliding_window_pattern", 6))
@@ -21,19 +26,18 @@ def from_config(config: Mapping[str, Any]) -> ModelSpec:
         windows,
         num_kv_heads=s["num_kv_heads"],
         head_dim=s["head_dim"],
-        scale=c.float("query_pre_attn_scalar", 256.0) ** -0.5,
+        scale=positive(c, "query_pre_attn_scalar", 256.0) ** -0.5,
         eps=s["eps"],
-        softcap=c.float("attn_logit_softcapping", None),
+        softcap=positive(c, "attn_logit_softcapping", None),
         rope=[0 if window is None else 1 for window in windows],
     )
-    local = c.float("rope_local_base_freq", 10000.0)
     return ModelSpec(
         architecture="Gemma3ForCausalLM",
         layers=layers,
         groups=groups,
         rope=(
             rope_table(c, s["head_dim"], theta=1_000_000.0, section="full_attention"),
-            rope_table(c, s["head_dim"], theta=local, section="sliding_attention", scaled=False),
+            rope_table(c, s["head_dim"], theta_field="rope_local_base_freq", section="sliding_attention", scaled=False),
         ),
         activation=activation(c, "hidden_activation", "gelu_pytorch_tanh"),
         tied=c.bool("tie_word_embeddings", True),
@@ -43,6 +47,6 @@ def from_config(config: Mapping[str, Any]) -> ModelSpec:
         sandwich_norms=True,
         norm_offset=1.0,
         embedding_scale=s["hidden_size"] ** 0.5,
-        final_softcap=c.float("final_logit_softcapping", None),
+        final_softcap=positive(c, "final_logit_softcapping", None),
         **s,
     )

@@ -12,8 +12,14 @@ from anychip.models.spec import ModelSpec, arrange_layers
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSpec:
+    # The first Mistral's window is the architecture's default; later ones switch it off with an explicit null.
+    window = reader(config).int("sliding_window", None) if "sliding_window" in config else 4096
+    return replace(windowed(config, window), architecture="MistralForCausalLM")
+
+
+def windowed(config: Mapping[str, Any], window: int | None) -> ModelSpec:
+    """Llama's spec with `window` in every layer."""
     spec = llama.from_config(config)
-    window = reader(config).int("sliding_window", None)
     layers, groups = arrange_layers(
         [window] * len(spec.layers),
         num_kv_heads=spec.num_kv_heads,
@@ -21,4 +27,4 @@ def from_config(config: Mapping[str, Any]) -> ModelSpec:
         scale=spec.head_dim**-0.5,
         eps=spec.eps,
     )
-    return replace(spec, architecture="MistralForCausalLM", layers=layers, groups=groups)
+    return replace(spec, layers=layers, groups=groups)

@@ -6,26 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from anychip_sdk.contract import MoESpec
-
 from anychip.models import mistral
-from anychip.models.common import reader
+from anychip.models.common import moe_routing, reader
+from anychip.models.rope import rope_table
 from anychip.models.spec import ModelSpec
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSpec:
-    spec = mistral.from_config(config)
     c = reader(config)
-    moe = MoESpec(
-        experts=c.int("num_local_experts"),
-        top_k=c.int("num_experts_per_tok"),
-        renormalize=True,
-        activation=spec.activation,
-    )
+    spec = mistral.windowed(config, c.int("sliding_window", None))
     return replace(
         spec,
         architecture="MixtralForCausalLM",
-        moe=moe,
+        rope=(rope_table(c, spec.head_dim, theta=1_000_000.0),),
+        moe=moe_routing(c, renormalize=True, kind=spec.activation),
         moe_names="mixtral",
         moe_intermediate_size=spec.intermediate_size,
         dense=(False,) * len(spec.layers),

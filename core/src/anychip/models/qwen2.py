@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from anychip.errors import ModelError
 from anychip.models import llama
 from anychip.models.common import layer_windows, reader
 from anychip.models.spec import ModelSpec, arrange_layers
@@ -20,7 +21,12 @@ def windowed(config: Mapping[str, Any]) -> ModelSpec:
     spec = llama.from_config(config)
     c = reader(config)
     count = len(spec.layers)
-    first = c.int("max_window_layers", count, minimum=0) if c.bool("use_sliding_window", False) else count
+    used = c.bool("use_sliding_window", False)
+    if not used and "sliding_attention" in c.list("layer_types", []):
+        raise ModelError(
+            "use_sliding_window is false in config.json, but layer_types names sliding_attention; correct one of them"
+        )
+    first = c.int("max_window_layers", 28, minimum=0) if used else count
     layers, groups = arrange_layers(
         layer_windows(c, count, [i >= first for i in range(count)]),
         num_kv_heads=spec.num_kv_heads,

@@ -6,30 +6,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from anychip_sdk.contract import MoESpec
-
-from anychip.models import qwen3
-from anychip.models.common import reader
+from anychip.errors import ModelError
+from anychip.models import mistral
+from anychip.models.common import moe_routing, reader
 from anychip.models.spec import ModelSpec
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSpec:
-    spec = qwen3.from_config(config)
     c = reader(config)
-    experts = c.int("num_experts", None) or c.int("num_local_experts")
+    # Unlike Qwen3's, this architecture's window holds for every layer: it reads no max_window_layers.
+    window = c.int("sliding_window", None) if c.bool("use_sliding_window", False) else None
+    spec = mistral.windowed(config, window)
     step = c.int("decoder_sparse_step", 1)
-    dense = set(c.list("mlp_only_layers", []))
-    moe = MoESpec(
-        experts=experts,
-        top_k=c.int("num_experts_per_tok"),
-        renormalize=c.bool("norm_topk_prob", False),
-        activation=spec.activation,
-    )
+    plain = c.list("mlp_only_layers", [])
+    if any(not isinstance(i, int) for i in plain):
+        raise ModelError(f"mlp_only_layers is {plain!r} in config.json, expected layer numbers; correct the field")
     return replace(
         spec,
         architecture="Qwen3MoeForCausalLM",
-        moe=moe,
+        qk_norm=True,
+        moe=moe_routing(c, renormalize=c.bool("norm_topk_prob", False), kind=spec.activation),
         moe_names="qwen",
         moe_intermediate_size=c.int("moe_intermediate_size"),
-        dense=tuple(i in dense or (i + 1) % step != 0 for i in range(len(spec.layers))),
+        dense=tuple(i in plain or (i + 1) % step != 0 for i in range(len(spec.layers))),
     )

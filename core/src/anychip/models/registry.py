@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from anychip.errors import ModelError
-from anychip.models import decoder
+from anychip.models import decoder, shapes
 from anychip.models.spec import ModelSpec
 
 _MODULES = {
@@ -29,7 +29,7 @@ class Family:
 
     from_config: Callable[[Mapping[str, Any]], ModelSpec]
     weights: Callable[[ModelSpec], dict[str, Any]] = decoder.weights
-    check: Callable[[ModelSpec, Mapping[str, tuple[int, ...]]], None] = decoder.check
+    check: Callable[[ModelSpec, Mapping[str, tuple[int, ...]]], None] = shapes.check
     forward: Callable[..., tuple[Any, Any]] = decoder.forward
 
 
@@ -37,7 +37,7 @@ def family(config: Mapping[str, Any]) -> Family:
     """Raises ModelError, listing the known ones, for an architecture that anychip does not have."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if name not in _MODULES:
+    if not isinstance(name, str) or name not in _MODULES:
         raise ModelError(
             f"architecture {name!r} in config.json is unknown; known: {', '.join(ARCHITECTURES)}: "
             "use a model of one of these"

@@ -103,7 +103,8 @@ class Ops(Checked):
         likely, of these the smallest set whose probability reaches top_p (arXiv:1904.09751), of these the ones
         with at least min_p times the largest probability (arXiv:2407.01082), renormalise, and take the first
         token, in order of falling probability (lower token id first on ties), at which the cumulative probability
-        exceeds the row's UNIFORM. Writes tokens to `state.last_token[row_slot]`."""
+        exceeds the row's UNIFORM. The probabilities top_p adds up are those among the top_k.
+        Writes tokens to `state.last_token[row_slot]`, 0 for NO_TOKEN, since a step in flight may feed on it."""
 
     def add_rms_norm(self, x: Array, residual: Array, w: Handle, eps: float) -> tuple[Array, Array]:
         """-> rms_norm(x + residual), x + residual"""

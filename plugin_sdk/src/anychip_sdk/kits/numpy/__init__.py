@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from anychip_sdk.kits.numpy.allocator import NumpyAllocator
 from anychip_sdk.kits.numpy.attention import NumpyAttention
-from anychip_sdk.kits.numpy.device import NumpyAllocator, NumpyDevice
+from anychip_sdk.kits.numpy.device import NumpyDevice
 from anychip_sdk.kits.numpy.ops import NumpyOps
+from anychip_sdk.kits.numpy.weights import Weight
 
-__all__ = ["NumpyAllocator", "NumpyAttention", "NumpyDevice", "NumpyOps"]
+__all__ = ["NumpyAllocator", "NumpyAttention", "NumpyDevice", "NumpyOps", "Weight"]

@@ -1,4 +1,4 @@
-"""Ragged paged attention, one sequence and one head at a time."""
+"""Ragged paged attention, one token and one head at a time."""
 
 from __future__ import annotations
 
@@ -6,43 +6,37 @@ from typing import Any
 
 import numpy as np
 
-from anychip_sdk.contract import Attention, Batch, Layer
-from anychip_sdk.kits.numpy.math import Weight, rms_norm, rotate
-
-KV = list[tuple[np.ndarray, np.ndarray]]
-"""Per group: K [layers, pages, page_size, K, D] and V [layers, pages, page_size, K, Dv]."""
+from anychip_sdk.contract import Attention, AttentionSpec, Batch, Layer
+from anychip_sdk.kits.numpy.allocator import KV
+from anychip_sdk.kits.numpy.math import rms_norm, rotate
+from anychip_sdk.kits.numpy.weights import Weight
 
 
 class NumpyAttention(Attention):
     def write(self, k: np.ndarray, v: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> KV:
         group = layer.attention.group
-        where = batch.slot_mapping[group]  # [T] page * page_size + offset
         for cache, new in zip(kv[group], (k, v), strict=True):
-            of_layer = cache[layer.kv_index]  # [pages, page_size, K, D]
-            of_layer.reshape(-1, *of_layer.shape[2:])[where] = new
+            page, offset = np.divmod(batch.slot_mapping[group], cache.shape[2])  # [T] each
+            cache[layer.kv_index, page, offset] = new
         return kv
 
     def attend(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> np.ndarray:
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])  # [pages, page_size, K, D]
-        T, H = q.shape[:2]
-        out = np.zeros((T, H, values.shape[-1]), q.dtype)
-        per_kv_head = H // keys.shape[2]
+        T, H, _ = q.shape
+        out = np.zeros((T, H, values.shape[-1]), q.dtype)  # stays zero for padding
+        queries_per_head = H // keys.shape[2]
         for seq in range(int(batch.counts[1])):
-            length = int(batch.seq_lens[seq])
             pages = batch.page_table[spec.group, seq]  # [P]
-            k = keys[pages].reshape(-1, *keys.shape[2:])[:length]  # [N, K, D]
-            v = values[pages].reshape(-1, *values.shape[2:])[:length]
+            k = keys[pages].reshape(-1, *keys.shape[2:])  # [P * page_size, K, D] in the order of positions
+            v = values[pages].reshape(-1, *values.shape[2:])
             for token in range(int(batch.query_start[seq]), int(batch.query_start[seq + 1])):
-                last = int(batch.positions[token]) + 1
-                first = 0 if spec.window is None else max(0, last - spec.window)
+                end = int(batch.positions[token]) + 1
+                start = 0 if spec.window is None else max(0, end - spec.window)
                 for h in range(H):
-                    scores = k[first:last, h // per_kv_head] @ q[token, h] * spec.scale  # [last - first]
-                    if spec.softcap is not None:
-                        scores = spec.softcap * np.tanh(scores / spec.softcap)
-                    p = np.exp(scores - scores.max())
-                    out[token, h] = (p / p.sum()) @ v[first:last, h // per_kv_head]
-        return out.reshape(T, -1)
+                    head = h // queries_per_head
+                    out[token, h] = _one_query(q[token, h], k[start:end, head], v[start:end, head], spec)
+        return out.reshape(T, H * values.shape[-1])
 
     def prepare(
         self,
@@ -58,8 +52,8 @@ class NumpyAttention(Attention):
         k_norm: Weight | None = None,
     ) -> tuple[np.ndarray, KV]:
         T, D = q.shape[0], layer.attention.head_dim
-        q, k = q.reshape(T, -1, D), k.reshape(T, -1, D)
-        v = v.reshape(T, k.shape[1], -1)
+        H, K = q.shape[1] // D, k.shape[1] // D
+        q, k, v = q.reshape(T, H, D), k.reshape(T, K, D), v.reshape(T, K, v.shape[1] // K)
         if q_norm is not None:
             q = rms_norm(q, q_norm, layer.attention.eps)
         if k_norm is not None:
@@ -67,3 +61,13 @@ class NumpyAttention(Attention):
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         return q, self.write(k, v, kv, batch, layer)
+
+
+def _one_query(q: np.ndarray, k: np.ndarray, v: np.ndarray, spec: AttentionSpec) -> np.ndarray:
+    """q: [D], and what it sees: k [N, D], v [N, Dv]. -> [Dv]"""
+    scores = k @ q * spec.scale  # [N]
+    if spec.softcap is not None:
+        scores = spec.softcap * np.tanh(scores / spec.softcap)
+    weights = np.exp(scores - scores.max())
+    y: np.ndarray = (weights / weights.sum()) @ v
+    return y

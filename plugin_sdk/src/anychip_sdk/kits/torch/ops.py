@@ -71,5 +71,5 @@ class TorchOps(Ops):
 
     def sample(self, logits: Tensor, batch: Batch, state: Any) -> tuple[Sampled, Any]:
         sampled = sample_rows(logits, batch)
-        state.last_token[batch.row_slot.long()] = sampled.tokens
+        state.last_token[batch.row_slot.long()] = sampled.tokens.clamp_min(0)
         return sampled, state

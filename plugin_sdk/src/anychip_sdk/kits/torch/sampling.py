@@ -56,7 +56,7 @@ def _filtered(logits: Tensor, batch: Batch) -> Tensor:
     cumulative = p.cumsum(-1)
     bound = numbers[:, Row.UNIFORM : Row.UNIFORM + 1] * cumulative[:, -1:]
     last = (p > 0).sum(-1, keepdim=True) - 1  # kept tokens come first
-    chosen = (cumulative <= bound).sum(-1, keepdim=True).minimum(last)
+    chosen = (cumulative <= bound).sum(-1, keepdim=True).minimum(last).clamp_min_(0)  # last is -1 for a row of NaN
     chosen = chosen.masked_fill(temperature == 0, 0)
     return order.gather(1, chosen)[:, 0]
 

@@ -1,0 +1,50 @@
+"""KV pages as numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anychip_sdk.contract import Allocator, DType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
+from anychip_sdk.kits.host import host_memory
+from anychip_sdk.kits.paging import plan_pages
+
+DTYPES: tuple[DType, ...] = ("float32", "float64")
+PAGE_SIZES = tuple(2**n for n in range(9))
+DEFAULT_PAGE_SIZE = 16
+
+KV = list[tuple[np.ndarray, np.ndarray]]
+"""Per group: K [layers, pages, page_size, K, D] and V [layers, pages, page_size, K, Dv]."""
+
+
+class NumpyAllocator(Allocator):
+    def memory(self) -> Memory:
+        return host_memory()
+
+    def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:
+        size = DEFAULT_PAGE_SIZE if page_size is None else page_size
+        if size not in PAGE_SIZES:
+            raise NotSupported(f"numpy has no pages of {size} tokens; use a power of two from 1 to {PAGE_SIZES[-1]}")
+        if spec.dtype not in DTYPES:
+            raise NotSupported(f"numpy keeps no KV in {spec.dtype}; use {' or '.join(DTYPES)}")
+        return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
+
+    def allocate(self, layout: KVLayout) -> KV:
+        spec, size = layout.spec, layout.page_size
+        try:
+            return [
+                (
+                    np.zeros((g.layers, pages, size, g.kv_heads, g.k_dim), spec.dtype),
+                    np.zeros((g.layers, pages, size, g.kv_heads, g.v_dim), spec.dtype),
+                )
+                for g, pages in zip(spec.groups, layout.pages, strict=True)
+            ]
+        except (MemoryError, ValueError) as error:  # ValueError: more than an array can ever have
+            raise OutOfMemory(f"no memory for {layout.pages} KV pages: {error}; ask for fewer") from error
+
+    def free(self, kv: KV) -> None:
+        kv.clear()
+
+    def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
+        for cache in kv[group]:
+            cache[:, target] = cache[:, source]
+        return kv

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, object]]:
+    """family -> (directory, Transformers model), built once a run."""
+    import checkpoints
+
+    @cache
+    def make(family: str) -> tuple[Path, object]:
+        directory = tmp_path_factory.mktemp(family)
+        return directory, checkpoints.build(family, directory)
+
+    return make
