@@ -1,0 +1,132 @@
+"""A fault costs the requests it touches, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import checkpoints
+import numpy as np
+import pytest
+
+from anychip import LLM, AsyncEngine, EngineOptions, RequestError, SamplingParams
+from anychip.errors import EngineDeadError
+from anychip_sdk.contract import DeviceError
+
+PROMPTS = checkpoints.prompts(4, (5, 9, 17, 30))
+GREEDY = SamplingParams(temperature=0, max_tokens=8, detokenize=False)
+
+
+@pytest.fixture
+def llm(checkpoint):
+    with LLM(checkpoint("llama")[0], "numpy", skip_tokenizer=True, dtype="float32", prefix_caching=False) as engine:
+        yield engine
+        engine._core.scheduler.check_integrity()
+        assert engine._core.kv.usage == 0
+
+
+def test_a_device_error_fails_its_step_only(llm, monkeypatch):
+    wanted = [o.outputs[0].token_ids for o in llm.generate(PROMPTS, GREEDY)]
+    executor = llm._core._executor
+    launch, calls = executor.launch, []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise DeviceError("a planted fault")
+        return launch(*args)
+
+    monkeypatch.setattr(executor, "launch", failing)
+    failed = llm.generate(PROMPTS, GREEDY)
+    assert all(o.outputs[0].finish_reason == "error" and "planted fault" in o.error for o in failed)
+    assert [o.outputs[0].token_ids for o in llm.generate(PROMPTS, GREEDY)] == wanted
+
+
+def test_nan_logits_fail_one_request(llm, monkeypatch):
+    wanted = [o.outputs[0].token_ids for o in llm.generate(PROMPTS, GREEDY)]
+    ops = llm._core._executor._device.ops
+    logits = ops.logits
+
+    def poisoned(x, w, softcap=None):
+        y = logits(x, w, softcap)
+        if len(y) == 4:
+            y[1, 5] = np.nan
+        return y
+
+    monkeypatch.setattr(ops, "logits", poisoned)
+    outputs = llm.generate(PROMPTS, GREEDY)
+    assert [o.outputs[0].finish_reason for o in outputs] == ["length", "error", "length", "length"]
+    assert "NaN" in outputs[1].error
+    assert [o.outputs[0].token_ids for o in outputs if o.error is None] == [wanted[0], *wanted[2:]]
+
+
+def test_closing_a_stream_frees_its_pages(llm):
+    stream = llm.stream(PROMPTS[0], SamplingParams(temperature=0, max_tokens=50, detokenize=False))
+    next(stream)
+    assert llm._core.kv.usage > 0
+    stream.close()
+    assert llm._core.kv.usage == 0
+
+
+def test_tenants_do_not_share_prefixes(checkpoint):
+    with LLM(checkpoint("llama")[0], "numpy", skip_tokenizer=True, page_size=4) as llm:
+        first = llm.generate(PROMPTS[3], GREEDY, cache_salt="a")[0]
+        again = llm.generate(PROMPTS[3], GREEDY, cache_salt="a")[0]
+        other = llm.generate(PROMPTS[3], GREEDY, cache_salt="b")[0]
+    assert (first.num_cached_tokens, again.num_cached_tokens, other.num_cached_tokens) == (0, 28, 0)
+    assert first.outputs[0].token_ids == other.outputs[0].token_ids
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_num_seqs", 0), ("memory_fraction", 2.0), ("policy", "lifo"), ("dtype", "int3")])
+def test_bad_options_are_named(name, value):
+    with pytest.raises(RequestError, match=name):
+        EngineOptions(**{name: value})
+    with pytest.raises(RequestError, match="unknown option 'maximum'"):
+        EngineOptions.make(maximum=1)
+
+
+def test_async_streams_cancel_and_close():
+    async def main():
+        engine = AsyncEngine("demo", "numpy", max_num_seqs=4)
+        params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+        async def collect(prompt):
+            return [piece async for piece in engine.generate(prompt, params)]
+
+        streams = await asyncio.gather(*(collect(p) for p in ("Return", "def f", "The file")))
+        assert all(s[-1].finished and len(s[-1].outputs[0].token_ids) == 12 for s in streams)
+        assert all("".join(p.outputs[0].new_text for p in s) == s[-1].outputs[0].text for s in streams)
+
+        endless = engine.generate("Return", SamplingParams(temperature=0, max_tokens=None, ignore_eos=True))
+        await anext(endless)
+        await endless.aclose()
+        with pytest.raises(RequestError, match="prompt"):
+            await anext(engine.generate([], params))
+        assert len((await collect("Return"))[-1].outputs[0].token_ids) == 12
+        await engine.close()
+        assert engine.stats().running == 0
+        assert engine.stats().kv_usage == 0
+        with pytest.raises(EngineDeadError):
+            await anext(engine.generate("x", params))
+
+    asyncio.run(main())
+
+
+def test_stop_strings_end_the_text():
+    with LLM("demo", "numpy") as llm:
+        params = {"temperature": 0, "max_tokens": 30, "ignore_eos": True}
+        (whole,) = llm.generate("Return a list of", SamplingParams(**params))
+        text = whole.outputs[0].text
+        stop = text[8:11]
+        (cut,) = llm.generate("Return a list of", SamplingParams(**params, stop=[stop, "never this"]))
+        out = cut.outputs[0]
+        assert out.text == text[: text.index(stop)]
+        assert (out.finish_reason, out.stop_reason) == ("stop", stop)
+        pieces = "".join(
+            c.new_text for o in llm.stream("Return a list of", SamplingParams(**params, stop=[stop])) for c in o.outputs
+        )
+        assert pieces == out.text
+        (kept,) = llm.generate(
+            "Return a list of", SamplingParams(**params, stop=[stop], include_stop_str_in_output=True)
+        )
+        assert kept.outputs[0].text == out.text + stop
+        assert llm._core.kv.usage == 0
