@@ -7,7 +7,6 @@ import asyncio
 import checkpoints
 import numpy as np
 import pytest
-
 from anychip import LLM, AsyncEngine, EngineOptions, RequestError, SamplingParams
 from anychip.errors import EngineDeadError
 from anychip_sdk.contract import DeviceError
@@ -76,7 +75,9 @@ def test_tenants_do_not_share_prefixes(checkpoint):
     assert first.outputs[0].token_ids == other.outputs[0].token_ids
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_num_seqs", 0), ("memory_fraction", 2.0), ("policy", "lifo"), ("dtype", "int3")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_num_seqs", 0), ("memory_fraction", 2.0), ("policy", "lifo"), ("dtype", "int3")]
+)
 def test_bad_options_are_named(name, value):
     with pytest.raises(RequestError, match=name):
         EngineOptions(**{name: value})

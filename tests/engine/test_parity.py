@@ -5,7 +5,6 @@ from __future__ import annotations
 import checkpoints
 import pytest
 import torch
-
 from anychip import LLM, SamplingParams
 
 EDGES = (1, 7, 8, 9, 15, 16, 17, 25, 50)  # one token, page edges for 8 and 16, longer than the window of 20

@@ -8,7 +8,6 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
-
 from anychip import LLM, RequestError, SamplingParams
 
 PROMPTS = checkpoints.prompts(6, (5, 9, 17, 30))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-
 from anychip.kvcache.cache import KVCache
 from anychip.request import Request, Status
 from anychip.sampling_params import SamplingParams
 from anychip.scheduler.scheduler import Scheduler
 from anychip.scheduler.table import RequestTable
 from anychip_sdk.contract import KVLayout, KVSpec, Paged
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 PAGE, MAX_LEN, SLOTS = 4, 48, 6
 

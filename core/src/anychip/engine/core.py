@@ -165,7 +165,7 @@ class EngineCore:
         return events
 
     def _logprobs(self, result: StepResult, row: int, count: int, top: int | None = None) -> list[TokenLogprobs]:
-        """Of `count` rows from `row` on. top: alternatives per row; None: what the rows' request asked of its prompt."""
+        """Of `count` rows from `row` on. top: alternatives per row; None: what the request asked of its prompt."""
         s, rows = result.sampled, result.rows
         assert s.logprob is not None and s.rank is not None  # noqa: PT018
         if top is None:

@@ -38,11 +38,11 @@ def fetch(repo_id: str, revision: str | None) -> Path:
         raise ModelError(f"{repo_id} has no revision {revision!r}; give a branch, tag or commit of it") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"there is no directory and no hub repository {repo_id!r}; check the spelling, or set HF_TOKEN if it is private"
+            f"no directory and no hub repository {repo_id!r}; check the spelling, or set HF_TOKEN if it is private"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{repo_id} is not in the local cache and the hub cannot be reached; check the network (or HF_HUB_OFFLINE), "
+            f"{repo_id} is not in the local cache and the hub cannot be reached; check the network (HF_HUB_OFFLINE), "
             "or give a checkpoint directory"
         ) from error
     except OSError as error:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
-from torch import Tensor
-
 from anychip_sdk.contract import Attention, Capabilities, DeviceInfo, DType, Ops
 from anychip_sdk.kits.torch import TorchDevice, TorchOps
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
 from anychip_sdk.kits.torch.weights import Weight
+from torch import Tensor
 
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 MAX_PARTS = 16
@@ -33,7 +34,7 @@ class CpuOps(TorchOps):
             y = (w.tensor @ x.t()).t().contiguous()
         return y if w.bias is None else y.add_(w.bias)
 
-    adopted = {
+    adopted: ClassVar[Mapping[str, str]] = {
         **{name: _KIT for name in vars(Ops) if not name.startswith("_")},
         **{f"attention.{name}": _KIT for name in vars(Attention) if not name.startswith("_")},
         **{f"allocator.{name}": _KIT for name in ("memory", "layout", "allocate", "free", "copy_pages")},

@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packaging.version import Version
-
 from anychip_sdk.contract import Broken, DeviceError, DeviceInfo, Found, Platform
+from packaging.version import Version
 
 if TYPE_CHECKING:
     from anychip_cpu.device import CpuDevice

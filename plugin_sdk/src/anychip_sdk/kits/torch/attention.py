@@ -51,14 +51,15 @@ class TorchAttention(Attention):
 
     def write(self, k: Tensor, v: Tensor, kv: KV, batch: Batch, layer: Layer) -> KV:
         group = layer.attention.group
-        rows = batch.plan.get(("write", group))
+        made: dict[Any, Any] = batch.plan  # type: ignore[assignment]
+        rows = made.get(("write", group))
         keys, values = (cache[layer.kv_index] for cache in kv[group])
         heads, size = keys.shape[1:3]
         if rows is None:
             slots = batch.slot_mapping[group].long()[:, None]  # [T, 1]
             head = torch.arange(heads, device=k.device)
             rows = ((slots // size * heads + head) * size + slots % size).flatten()  # [T * K]
-            batch.plan["write", group] = rows  # type: ignore[index]
+            made["write", group] = rows
         for cache, new in ((keys, k), (values, v)):
             cache.view(-1, cache.shape[-1]).index_copy_(0, rows, new.reshape(-1, new.shape[-1]).to(cache.dtype))
         return kv
@@ -67,7 +68,7 @@ class TorchAttention(Attention):
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         decodes, prefills = self._work(batch, spec, keys)
-        count = batch.key.static[0]
+        count = _static(batch)[0]
         T, H = q.shape[:2]
         if decodes is not None and count == T:
             return _decode(q, keys, values, decodes, spec).view(T, -1)
@@ -105,13 +106,19 @@ class TorchAttention(Attention):
 
     def _work(self, batch: Batch, spec: AttentionSpec, keys: Tensor) -> tuple[Decodes | None, list[Prefill]]:
         key = ("work", spec.group, spec.window)
-        work = batch.plan.get(key)  # type: ignore[call-overload]
+        made: dict[Any, Any] = batch.plan  # type: ignore[assignment]
+        work = made.get(key)
         if work is None:
-            count, segments = batch.key.static
+            count, segments = _static(batch)
             decodes = _plan_decodes(batch, spec, keys, count) if count else None
             work = decodes, [_plan_prefill(batch, spec, keys, s) for s in segments]
-            batch.plan[key] = work  # type: ignore[index]
+            made[key] = work
         return work  # type: ignore[no-any-return]
+
+
+def _static(batch: Batch) -> tuple[int, tuple[Segment, ...]]:
+    """What `plan` returned."""
+    return batch.key.static  # type: ignore[return-value]
 
 
 def _head_rows(pages: Tensor, heads: int) -> Tensor:
