@@ -112,11 +112,17 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], skip_special_tokens: bool = True) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._window = list(prompt[-MAX_HELD_TOKENS:])  # decoded before, kept for context
+        self._window = self._whole_end(prompt)  # decoded before, kept for context
         self._context = len(self._window)
-        if HALF_CHARACTER in self._decode(self._window)[-1:]:
-            # The prompt ends inside a character: what it shows stays the prompt's.
-            self._window, self._context = [], 0
+
+    def _whole_end(self, prompt: Sequence[int]) -> list[int]:
+        """The last tokens of the prompt, from the start of a character on (one has at most four tokens of a byte
+        each). Empty if the prompt ends inside a character: what that shows stays the prompt's."""
+        for size in range(MAX_HELD_TOKENS, MAX_HELD_TOKENS + 4):
+            window = list(prompt[-size:])
+            if not self._decode(window).endswith(HALF_CHARACTER):
+                return window
+        return []
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, self._skip)

@@ -1,0 +1,96 @@
+"""Hub ids, against a local stand-in that speaks as much of the hub's API as a download needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import checkpoints
+import pytest
+
+COMMIT = "a" * 40
+LOAD = (
+    "import sys; from anychip import LLM, SamplingParams\n"
+    "llm = LLM('org/tiny', 'numpy', skip_tokenizer=True)\n"
+    "print(llm.generate([1, 2, 3], SamplingParams(temperature=0, max_tokens=4, detokenize=False))[0].outputs[0].token_ids)"
+)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """-> (its address, the repository's folder, the paths that were asked for)."""
+    folder, asked = tmp_path / "repository", []
+    folder.mkdir()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def answer(self, body):
+            path = self.path.partition("?")[0]
+            asked.append(path)
+            if path.startswith("/api/models/org/tiny"):
+                names = [{"rfilename": f.name} for f in sorted(folder.iterdir())]
+                entries = [
+                    {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"} for f in folder.iterdir()
+                ]
+                reply = entries if "/tree/" in path else {"id": "org/tiny", "sha": COMMIT, "siblings": names}
+                return self.send(json.dumps(reply).encode(), {"Content-Type": "application/json"}, body)
+            file = folder / path.rpartition("/")[2]
+            if path.startswith("/org/tiny/resolve/") and file.is_file():
+                data = file.read_bytes()
+                headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+                return self.send(data, headers, body)
+            return self.send(b"{}", {"X-Error-Code": "RepoNotFound"}, body, status=404)
+
+        def send(self, data, headers, body, status=200):
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder, asked
+    server.shutdown()
+
+
+def run(code, address, home):
+    env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_sharded_repository_is_fetched_and_runs(hub, tmp_path):
+    address, folder, asked = hub
+    model = checkpoints.build("llama3", folder, max_shard_size="20KB")
+    (folder / "pytorch_model.bin").write_bytes(b"never fetched")
+    (folder / "modeling.py").write_text("raise SystemExit")
+    done = run(LOAD, address, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == checkpoints.greedy(model, [1, 2, 3], 4)
+    assert not [path for path in asked if path.endswith((".bin", ".py"))]
+
+
+def test_an_unknown_repository_is_one_line(hub, tmp_path):
+    code = (
+        "from anychip.cli import main; raise SystemExit(main(['plan', '--model', 'org/nothing', '--device', 'numpy']))"
+    )
+    done = run(code, hub[0], tmp_path / "home")
+    assert done.returncode == 1
+    assert "org/nothing" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,152 @@
+"""Tokenizer, incremental detokenizer and chat templates."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from anychip.errors import ModelError, RequestError
+from anychip.loading.chat_template import ChatTemplate
+from anychip.loading.tokenizer import Detokenizer, Tokenizer
+
+CORPUS = ["The quick brown fox jumps over the lazy dog. Größe naïve café 你好 世界 🙂👍🏽 שלום"] * 3
+SPECIAL = ["<eos>"]
+
+
+def byte_level() -> tokenizers.Tokenizer:
+    t = tokenizers.Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    t.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
+    return t
+
+
+def sentencepiece_like() -> tokenizers.Tokenizer:
+    pieces = {"<eos>": 0, "<unk>": 1} | {f"<0x{b:02X}>": b + 2 for b in range(256)}
+    for word in ("▁", "▁The", "▁quick", "▁dog", "a", "b", "e", "é", "你", "▁你好"):
+        pieces[word] = len(pieces)
+    t = tokenizers.Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return t
+
+
+BACKENDS = {"bytes": byte_level(), "pieces": sentencepiece_like()}
+
+
+def wrapped(kind: str) -> Tokenizer:
+    return Tokenizer(BACKENDS[kind], {"eos_token": "<eos>"}, None)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@settings(max_examples=150, deadline=None)
+@given(prompt=st.text(max_size=12), text=st.text(max_size=40))
+def test_pieces_of_text_add_up_and_hold_no_half_character(kind, prompt, text):
+    t = wrapped(kind)
+    before, ids = t.encode(prompt), t.encode(text)
+    detokenizer = Detokenizer(t, before)
+    pieces = [detokenizer.push([i]) for i in ids]
+    assert not any("\ufffd" in p for p in pieces if "\ufffd" not in text)
+    shown = "".join(pieces) + detokenizer.finish()
+    whole, start = t.decode(before + ids), t.decode(before)
+    assert shown == whole[len(start) :] or not before or not whole.startswith(start)
+    if kind == "bytes":
+        assert shown == t.decode(ids)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(1, 299), max_size=40))
+def test_any_tokens_come_out_whole_in_the_end(ids):
+    t = wrapped("bytes")
+    size = t.vocab_size
+    ids = [i % size for i in ids]
+    detokenizer = Detokenizer(t, [])
+    shown = detokenizer.push(ids) + detokenizer.finish()
+    assert shown.replace("\ufffd", "") == t.decode(ids).replace("\ufffd", "")
+
+
+def test_emoji_comes_out_in_one_piece():
+    t = wrapped("bytes")
+    detokenizer = Detokenizer(t, [])
+    pieces = [detokenizer.push([i]) for i in t.encode("a🧵b")]
+    assert [p for p in pieces if p] == ["a", "🧵", "b"]
+
+
+def test_special_tokens_and_settings(tmp_path):
+    BACKENDS["bytes"].save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": {"content": "<eos>"}, "chat_template": [{"name": "default", "template": "{{ 1 }}"}]})
+    )
+    t = Tokenizer.load(tmp_path, {})
+    assert t.eos_token_ids == (0,)
+    assert t.chat_template == "{{ 1 }}"
+    assert t.decode([0, *t.encode("fox")]) == "fox"
+    (tmp_path / "chat_template.jinja").write_text("{{ 2 }}")
+    assert Tokenizer.load(tmp_path, {}).chat_template == "{{ 2 }}"
+    with pytest.raises(RequestError, match="Unicode"):
+        t.encode("\ud800")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="damaged"):
+        Tokenizer.load(tmp_path, {})
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+        Tokenizer.load(tmp_path, {})
+
+
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_templates_render_like_transformers(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    messages = [
+        {"role": "system", "content": " s "},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    theirs = PreTrainedTokenizerFast(tokenizer_object=BACKENDS["bytes"])
+    for source in (
+        CHATML,
+        "{{ bos_token }}{{ messages | tojson }}",
+        "{%- for m in messages %}\n  {{ m.role }}\n{%- endfor %}",
+    ):
+        theirs.chat_template = source
+        wanted = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert ChatTemplate(source).render(messages) == wanted.replace("None", "")
+
+
+def test_templates_are_confined():
+    with pytest.raises(ModelError, match="no valid Jinja"):
+        ChatTemplate("{% if %}")
+    message = [{"role": "user", "content": "x"}]
+    for source in (
+        "{{ raise_exception('roles must alternate') }}",
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{% for i in range(999999999) %}x{% endfor %}",
+    ):
+        with pytest.raises(RequestError, match="refuses|exceed") as caught:
+            ChatTemplate(source).render(message)
+        assert caught.value.field == "messages"
+    with pytest.raises(RequestError, match="role"):
+        ChatTemplate(CHATML).render([{"role": "robot", "content": "x"}])
+    with pytest.raises(RequestError, match="content"):
+        ChatTemplate(CHATML).render([{"role": "user", "content": [{"type": "image_url"}]}])
+    with pytest.raises(RequestError, match="empty"):
+        ChatTemplate(CHATML).render([])
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    assert "ab" in ChatTemplate(CHATML).render(parts)
