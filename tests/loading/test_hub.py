@@ -17,7 +17,8 @@ COMMIT = "a" * 40
 LOAD = (
     "import sys; from anychip import LLM, SamplingParams\n"
     "llm = LLM('org/tiny', 'numpy', skip_tokenizer=True)\n"
-    "print(llm.generate([1, 2, 3], SamplingParams(temperature=0, max_tokens=4, detokenize=False))[0].outputs[0].token_ids)"
+    "params = SamplingParams(temperature=0, max_tokens=4, detokenize=False)\n"
+    "print(llm.generate([1, 2, 3], params)[0].outputs[0].token_ids)"
 )
 
 

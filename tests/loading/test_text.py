@@ -6,13 +6,12 @@ import json
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers, trainers
-
 from anychip.errors import ModelError, RequestError
 from anychip.loading.chat_template import ChatTemplate
 from anychip.loading.tokenizer import Detokenizer, Tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 CORPUS = ["The quick brown fox jumps over the lazy dog. Größe naïve café 你好 世界 🙂👍🏽 שלום"] * 3
 SPECIAL = ["<eos>"]
@@ -139,7 +138,7 @@ def test_templates_are_confined():
         "{{ ''.__class__.__mro__ }}",
         "{% for i in range(999999999) %}x{% endfor %}",
     ):
-        with pytest.raises(RequestError, match="refuses|exceed") as caught:
+        with pytest.raises(RequestError, match=r"refuses|exceed") as caught:
             ChatTemplate(source).render(message)
         assert caught.value.field == "messages"
     with pytest.raises(RequestError, match="role"):

@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from anychip.engine.budget import gib, make_budget
+    from anychip.engine.build import refuse_if_strict
     from anychip.engine.options import EngineOptions
     from anychip.loading.checkpoint import open_checkpoint
     from anychip.platforms.selection import choose, open_device
@@ -22,6 +23,7 @@ def run(options: argparse.Namespace) -> None:
         choice = choose(engine.device)
         device = open_device(choice, engine.threads)
         try:
+            refuse_if_strict(device, engine)
             b = make_budget(checkpoint, device, engine)
         finally:
             device.close()

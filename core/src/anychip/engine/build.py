@@ -52,8 +52,7 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
         choice = choose(options.device)
         device = open_device(choice, options.threads)
         try:
-            if options.strict and isinstance(device, Device):
-                refuse_fallbacks(op_table(device), choice.info.name)
+            refuse_if_strict(device, options)
             budget = make_budget(checkpoint, device, options)
             executor = _load(checkpoint, device, budget, progress)
         except BaseException:
@@ -69,6 +68,12 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
         )
         template = ChatTemplate(words.chat_template) if words and words.chat_template else None
         return Built(core, checkpoint.name, words, template, dict(checkpoint.generation_config), budget, choice)
+
+
+def refuse_if_strict(device: Device | StepPlugin, options: EngineOptions) -> None:
+    """With `strict`: raises PlatformError if an op runs on a fallback. A step plugin owns its graph and has none."""
+    if options.strict and isinstance(device, Device):
+        refuse_fallbacks(op_table(device), device.info.name)
 
 
 def _load(checkpoint: Checkpoint, device: Device | StepPlugin, budget: Budget, progress: bool) -> Executor:

@@ -15,7 +15,7 @@ class EngineOptions:
     device: str = "auto"
     """auto, NAME or NAME:INDEX"""
     dtype: str = "auto"
-    """auto (the checkpoint's, where the device prefers nothing else), float32, bfloat16, float16, float64"""
+    """auto (what the device prefers), float32, bfloat16, float16, float64"""
     kv_dtype: str = "auto"
     """auto: as dtype"""
     max_model_len: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 
@@ -41,13 +42,12 @@ def op_table(device: Device) -> tuple[OpEntry, ...]:
     )
 
 
-def _entry(
-    op: str, dtype: str, owner: object, name: str, ops: Ops, distributions: dict[str, list[str]] | object
-) -> OpEntry:
+def _entry(op: str, dtype: str, owner: object, name: str, ops: Ops, distributions: Mapping[str, list[str]]) -> OpEntry:
     home = next(c for c in type(owner).__mro__ if name in vars(c))
     module = home.__module__
-    top = distributions.get(module.partition(".")[0], ["?"]) if isinstance(distributions, dict) else ["?"]
-    provider = f"{top[0]} {module}.{home.__qualname__}"
+    top = distributions.get(module.partition(".")[0], [])
+    # An editable install is not listed among the distributions; the module names it as well.
+    provider = " ".join([*top[:1], f"{module}.{home.__qualname__}"])
     if module.startswith("anychip_sdk.contract"):
         return OpEntry(op, dtype, provider, "the contract's default, made of other ops", False)
     if not module.startswith(_KITS):

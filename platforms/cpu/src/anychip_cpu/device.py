@@ -36,6 +36,7 @@ class CpuOps(TorchOps):
 
     adopted: ClassVar[Mapping[str, str]] = {
         **{name: _KIT for name in vars(Ops) if not name.startswith("_")},
+        **dict.fromkeys(("linear", "linear_split", "logits"), "the torch kit, over this platform's float32 product"),
         **{f"attention.{name}": _KIT for name in vars(Attention) if not name.startswith("_")},
         **{f"allocator.{name}": _KIT for name in ("memory", "layout", "allocate", "free", "copy_pages")},
     }
