@@ -132,7 +132,7 @@ class KVCache:
         shared = []
         for group, pool in enumerate(self.pools):
             page = int(self.table[group, slot, column])
-            if page and pool.references[page] > 1:
+            if page and (pool.references[page] > 1 or pool.is_named(page)):  # a name may find it any time
                 shared.append((group, page))
         if any(self.pools[group].available < 1 for group, _ in shared):
             return None

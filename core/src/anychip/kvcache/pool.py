@@ -72,6 +72,9 @@ class PagePool:
     def find(self, name: bytes) -> int | None:
         return self._page_of.get(name)
 
+    def is_named(self, page: int) -> bool:
+        return page in self._name_of
+
     def is_idle(self, page: int) -> bool:
         """Free, but still findable."""
         return page in self._idle
