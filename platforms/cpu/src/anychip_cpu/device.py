@@ -1,45 +1,52 @@
-"""The device `cpu`: the torch kit, with the ops it takes from there on purpose."""
+"""The device `cpu`: the torch kit, with packed products, and the ops it takes from the kit on purpose."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from anychip_sdk.contract import Attention, Capabilities, DeviceInfo, DType, Ops
+from anychip_sdk.contract import Attention, Capabilities, DeviceInfo, DType, Ops, Reader, WeightSpec
 from anychip_sdk.kits.torch import TorchDevice, TorchOps
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
+from anychip_cpu.linear import can_pack, packed, product
+
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
-MAX_PARTS = 16
-_KIT = "the torch kit: torch's own CPU kernels"
+_KIT = "torch's own kernels (oneDNN)"
+_PACKED = "torch's own kernels (oneDNN), weights packed for: "
+_PLAIN = "torch's own kernels; this torch has no packed oneDNN products"
+
+
+def _product_reason() -> str:
+    names = [name for name in DTYPES if can_pack(getattr(torch, name))]
+    return _PACKED + ", ".join(names) if names else _PLAIN
+
+
+@dataclass
+class CpuWeight(Weight):
+    """`packed`: of a linear weight it is `tensor` itself; an embedding gets it when it first serves as the head."""
+
+    packed: Tensor | None = None
 
 
 class CpuOps(TorchOps):
-    """Torch's `linear` multiplies by a transposed weight: in float32 it stays far from the GEMM peak for the few rows
-    of a decode batch and uses one thread for a single row. Both products here read the weight as it lies."""
-
-    def _matmul(self, x: Tensor, w: Weight) -> Tensor:
-        if x.dtype != torch.float32:
-            return super()._matmul(x, w)
-        rows, outputs = x.shape[0], w.tensor.shape[0]
-        parts = math.gcd(outputs, MAX_PARTS)
-        if rows == 1 and parts > 1:  # parts of the weight run on different threads
-            stacked = w.tensor.view(parts, outputs // parts, -1)
-            y = torch.bmm(stacked, x.t().expand(parts, -1, 1)).view(1, outputs)
-        else:
-            y = (w.tensor @ x.t()).t().contiguous()
-        return y if w.bias is None else y.add_(w.bias)
-
     adopted: ClassVar[Mapping[str, str]] = {
         **{name: _KIT for name in vars(Ops) if not name.startswith("_")},
-        **dict.fromkeys(("linear", "linear_split", "logits"), "the torch kit, over this platform's float32 product"),
+        **{name: _product_reason() for name in ("linear", "linear_split", "logits")},
         **{f"attention.{name}": _KIT for name in vars(Attention) if not name.startswith("_")},
         **{f"allocator.{name}": _KIT for name in ("memory", "layout", "allocate", "free", "copy_pages")},
     }
+
+    def _matmul(self, x: Tensor, w: Weight) -> Tensor:
+        if not isinstance(w, CpuWeight):
+            return super()._matmul(x, w)
+        if w.packed is None:
+            w.packed = packed(w.tensor)
+        return product(x, w.packed, w.bias)
 
 
 class CpuDevice(TorchDevice):
@@ -56,3 +63,12 @@ class CpuDevice(TorchDevice):
         )
         super().__init__(info, capabilities, "cpu")
         self.ops = CpuOps(self.communicator)
+
+    def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
+        w = super().pack(spec, read, shapes, dtype)
+        if spec.kind not in ("linear", "embedding") or not can_pack(w.tensor.dtype):
+            return w
+        if spec.kind == "embedding":
+            return CpuWeight(**vars(w))
+        w.tensor = packed(w.tensor)
+        return CpuWeight(**vars(w), packed=w.tensor)

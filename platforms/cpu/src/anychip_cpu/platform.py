@@ -15,9 +15,10 @@ from packaging.version import Version
 if TYPE_CHECKING:
     from anychip_cpu.device import CpuDevice
 
-OLDEST_TORCH = Version("2.8")
+OLDEST_TORCH = (2, 8)
 INSTALL = 'pip install "torch>=2.8"'
 ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 class CpuPlatform(Platform):
@@ -25,20 +26,30 @@ class CpuPlatform(Platform):
         """Looks at metadata only: importing torch takes seconds."""
         if find_spec("torch") is None:
             return Broken("torch is not installed", INSTALL)
-        version = metadata.version("torch")
-        if Version(version) < OLDEST_TORCH:
-            return Broken(f"torch is {version}, older than {OLDEST_TORCH}", INSTALL)
-        name, flags = _processor()
+        try:
+            version = metadata.version("torch")
+        except metadata.PackageNotFoundError:
+            return Broken("torch is there but not installed as a distribution: it has no version", INSTALL)
+        if Version(version).release < OLDEST_TORCH:
+            return Broken(f"torch is {version}, older than {'.'.join(map(str, OLDEST_TORCH))}", INSTALL)
+        fields = _cpuinfo()
+        flags = frozenset(fields.get("flags", fields.get("Features", "")).split())
         details = {"torch": version, "cores": str(_cores()), "isa": " ".join(f for f in ISA_FLAGS if f in flags)}
+        name = fields.get("model name") or host.processor() or host.machine()
         return Found((DeviceInfo(name="cpu", description=f"{name}, {_cores()} cores", details=details),))
 
     def open(self, index: int = 0, *, threads: int | None = None) -> CpuDevice:
-        from anychip_cpu.device import CpuDevice
-
+        """threads: None takes one for each core that this process may run on."""
         found = self.probe()
         if isinstance(found, Broken):
             raise DeviceError(f"{found.reason}; to mend it: {found.mend}")
-        return CpuDevice(found.devices[index], threads or _cores())
+        if index != 0:
+            raise DeviceError(f"there is no device cpu:{index}; there is one, cpu:0")
+        if threads is not None and threads < 1:
+            raise DeviceError(f"threads is {threads}, expected 1 or more")
+        from anychip_cpu.device import CpuDevice
+
+        return CpuDevice(found.devices[0], threads or _cores())
 
 
 def _cores() -> int:
@@ -46,12 +57,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> tuple[str, frozenset[str]]:
-    """Model name and feature flags, as Linux tells them."""
+def _cpuinfo() -> dict[str, str]:
+    """Fields of the last processor that Linux lists; empty elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
-        return host.processor() or host.machine(), frozenset()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = frozenset(fields.get("flags", fields.get("Features", "")).split())
-    return fields.get("model name", host.machine()), flags
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

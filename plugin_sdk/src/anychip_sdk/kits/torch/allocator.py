@@ -29,13 +29,15 @@ class TorchAllocator(Allocator):
     def memory(self) -> Memory:
         if self._device.type == "cpu":
             return host_memory()
-        free, total = torch.accelerator.get_memory_info(self._device)
+        free, total = torch.get_device_module(self._device).mem_get_info(self._device)
         return Memory(free, total)
 
     def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:
         size = self.default_page_size if page_size is None else page_size
         if size not in PAGE_SIZES:
             raise NotSupported(f"there are no pages of {size} tokens; use a power of two from 1 to {PAGE_SIZES[-1]}")
+        if spec.dtype not in TORCH_DTYPES:
+            raise NotSupported(f"no KV is kept in {spec.dtype}; use {', '.join(TORCH_DTYPES)}")
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
 
     def allocate(self, layout: KVLayout) -> KV:
@@ -49,8 +51,9 @@ class TorchAllocator(Allocator):
                     for dim in (group.k_dim, group.v_dim)
                 )
                 kv.append((keys, values))
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise OutOfMemory(str(error).splitlines()[0]) from error
+        except (MemoryError, RuntimeError, ValueError) as error:  # ValueError: more than an array can ever have
+            line = str(error).splitlines()[0]
+            raise OutOfMemory(f"no memory for {layout.pages} KV pages: {line}; ask for fewer") from error
         return kv
 
     def free(self, kv: KV) -> None:

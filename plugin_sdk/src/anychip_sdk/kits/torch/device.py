@@ -61,9 +61,12 @@ class TorchPending:
             raise _as_contract_error(error) from error
 
 
-def _as_contract_error(error: RuntimeError) -> DeviceError:
+def _as_contract_error(error: Exception) -> DeviceError:
     line = (str(error).splitlines() or ["no message"])[0]
-    return OutOfMemory(line) if isinstance(error, torch.OutOfMemoryError) else DeviceError(line)
+    # The host's allocator has no error class of its own.
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in line:
+        return OutOfMemory(f"no memory for the step: {line}")
+    return DeviceError(f"the step failed: {line}")
 
 
 class TorchDevice(Device):
@@ -89,8 +92,8 @@ class TorchDevice(Device):
             raise NotSupported(f"{self.info.name} has no {dtype}; use {', '.join(self.capabilities.weight_dtypes)}")
         try:
             return pack(spec, read, shapes, dtype, self._device, self.rank, self.size)
-        except torch.OutOfMemoryError as error:
-            raise _as_contract_error(error) from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(f"no memory for a weight: {str(error).splitlines()[0]}") from error
 
     def state(self, slots: int) -> TorchState:
         return TorchState(torch.zeros(slots, dtype=torch.int32, device=self._device))
@@ -108,7 +111,7 @@ class TorchDevice(Device):
                 batch = view(torch.from_numpy(buffer).to(self._device), key, plan_shapes)
                 sampled, kv, state = step(weights, kv, state, batch)
                 return TorchPending(sampled), kv, state
-            except RuntimeError as error:
+            except (RuntimeError, IndexError, ValueError, MemoryError) as error:
                 raise _as_contract_error(error) from error
 
         return run

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import gelu, linear, silu
 
 from anychip_sdk.contract import Activation, MoESpec
 from anychip_sdk.kits.torch.weights import Weight
@@ -12,14 +12,15 @@ from anychip_sdk.kits.torch.weights import Weight
 
 def activate(gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
     """activation(gate) * up"""
-    y = F.silu(gate) if kind == "silu" else F.gelu(gate, approximate="tanh")
+    y = silu(gate) if kind == "silu" else gelu(gate, approximate="tanh")
     return y.mul_(up)
 
 
-def experts(x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:
-    """x: [T, E] -> [T, E], this rank's part of the sum."""
-    scores = F.linear(x, router.tensor).float().softmax(-1)  # [T, experts]
-    weights, chosen = scores.topk(spec.top_k, dim=-1)  # [T, k]
+def experts(x: Tensor, scores: Tensor, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:
+    """x: [T, E], scores of the router: [T, experts] -> [T, E], this rank's part of the sum. Ties go to the lower
+    expert."""
+    probabilities, order = scores.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    weights, chosen = probabilities[:, : spec.top_k], order[:, : spec.top_k]  # [T, k] each
     if spec.renormalize:
         weights = weights / weights.sum(-1, keepdim=True)
     route = _on_host if x.device.type == "cpu" else _dense
@@ -27,8 +28,8 @@ def experts(x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoES
 
 
 def _expert(x: Tensor, e: int, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:
-    gate, up = F.linear(x, gate_up.tensor[e]).split(gate_up.sizes, dim=-1)  # type: ignore[no-untyped-call]
-    return F.linear(activate(gate, up, spec.activation), down.tensor[e])
+    gate, up = linear(x, gate_up.tensor[e]).split(gate_up.sizes, dim=-1)  # type: ignore[no-untyped-call]
+    return linear(activate(gate, up, spec.activation), down.tensor[e])
 
 
 def _on_host(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Weight, down: Weight, spec: MoESpec) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
-from anychip_sdk.contract import Activation, Batch, Communicator, MoESpec, Ops, Sampled
+from anychip_sdk.contract import Activation, Batch, Communicator, ContractError, MoESpec, Ops, Sampled
 from anychip_sdk.kits.torch import moe
 from anychip_sdk.kits.torch.attention import TorchAttention
 from anychip_sdk.kits.torch.rope import angles_of, rms_norm, rotate
@@ -25,10 +25,10 @@ class TorchOps(Ops):
 
     def _matmul(self, x: Tensor, w: Weight) -> Tensor:
         """x: [T, I] -> [T, O], bias included."""
-        return F.linear(x, w.tensor, w.bias)
+        return functional.linear(x, w.tensor, w.bias)
 
     def embedding(self, ids: Tensor, w: Weight, scale: float = 1.0) -> Tensor:
-        x = F.embedding(ids, w.tensor)
+        x = functional.embedding(ids, w.tensor)
         return x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype, device=x.device)
 
     def take(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -38,8 +38,12 @@ class TorchOps(Ops):
         return torch.zeros_like(x)
 
     def linear(self, x: Tensor, w: Weight) -> Tensor:
+        if w.padded:
+            raise ContractError(
+                f"{w.vocabulary} outputs do not divide by {self._communicator.size} ranks; only logits can"
+            )
         y = self._matmul(x, w)
-        return self._communicator.all_reduce(y) if w.summed else y  # type: ignore[no-any-return]
+        return self._communicator.all_reduce(y) if w.summed else y
 
     def linear_split(self, x: Tensor, w: Weight) -> tuple[Tensor, ...]:
         return self._matmul(x, w).split(w.sizes, dim=-1)  # type: ignore[no-any-return, no-untyped-call]
@@ -57,13 +61,13 @@ class TorchOps(Ops):
         return moe.activate(gate, up, kind)
 
     def moe(self, x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec, batch: Batch) -> Tensor:
-        y = moe.experts(x, router, gate_up, down, spec)
-        return self._communicator.all_reduce(y) if down.summed else y  # type: ignore[no-any-return]
+        y = moe.experts(x, self._matmul(x, router), gate_up, down, spec)
+        return self._communicator.all_reduce(y) if down.summed else y
 
     def logits(self, x: Tensor, w: Weight, softcap: float | None = None) -> Tensor:
         y = self._matmul(x, w).float()
-        if w.rows != w.tensor.shape[0]:  # sharded over ranks
-            y = self._communicator.all_gather(y, 1)[:, : w.rows]
+        if w.vocabulary is not None:  # sharded over ranks
+            y = self._communicator.all_gather(y, 1)[:, : w.vocabulary]
         return y if softcap is None else softcap * torch.tanh(y / softcap)
 
     def feed(self, batch: Batch, state: Any) -> Tensor:

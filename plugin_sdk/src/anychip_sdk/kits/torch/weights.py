@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from anychip_sdk.contract import DType, Reader, WeightSpec
+from anychip_sdk.contract import ContractError, DType, Reader, WeightSpec
 from anychip_sdk.kits.weights import read_bias, read_parts
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "float32": torch.float32,
@@ -22,56 +25,78 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
 
 @dataclass
 class Weight:
-    """linear [O, I], embedding [V, E], experts [E, O, I], norm and vector and rope [N] (float32). `sizes`: rows of
-    each part on this rank. `summed`: tp="in", so that products are partial sums over ranks. `rows`: of the whole
-    weight before sharding and padding."""
+    """linear [O, I], embedding [V, E], experts [E, O, I], norm and vector and rope [N] (float32). `sizes`: outputs of
+    each part on this rank. `summed`: tp="in", so that products are partial sums over ranks. `vocabulary`: rows of the
+    whole weight where this is one rank's shard of a head, `padded` where zeros were added to make shards equal."""
 
     tensor: Tensor
     sizes: tuple[int, ...] = ()
     bias: Tensor | None = None
     summed: bool = False
-    rows: int = 0
+    vocabulary: int | None = None
+    padded: bool = False
 
 
-def to_torch(array: np.ndarray) -> Tensor:
-    """Without a copy where that is safe; bfloat16 through its bits, which torch's bridge does not know."""
+def to_torch(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy; bfloat16 goes through its bits, which torch's bridge to numpy does not know."""
     if array.dtype.name == "bfloat16":
-        return torch.from_numpy(np.array(array.view(np.int16))).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
+        return torch.from_numpy(np.array(array.view(np.int16))).view(torch.bfloat16).to(device, dtype)
+    return torch.from_numpy(np.array(array)).to(device, dtype)
 
 
 def pack(
-    spec: WeightSpec,
-    read: Reader,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: DType,
-    device: torch.device,
-    rank: int,
-    size: int,
+    spec: WeightSpec, read: Reader, shapes: Shapes, dtype: DType, device: torch.device, rank: int, size: int
 ) -> Weight:
-    """See `Device.pack`. Norms, rope and vectors stay float32: they are small, and their ops compute in it."""
+    """See `Device.pack`. Norms, rope and vectors stay float32: they are small, and their ops compute in it.
+
+    Raises ContractError where a tensor is missing, or where shapes make no weight or do not divide by the ranks."""
     if spec.const is not None:
-        return Weight(torch.from_numpy(spec.const.astype(np.float32)).to(device))
-    small = spec.kind in ("norm", "vector", "rope")
-    kind = torch.float32 if small else TORCH_DTYPES[dtype]
-    rows = sum(shapes[names[0]][0] for names in spec.parts)
-    spec, padding = _pad_vocabulary(spec, shapes, size)
-    parts = [to_torch(a).to(device, kind) for a in read_parts(spec, read, shapes, rank, 1 if padding else size)]
-    sizes = tuple(p.shape[-2] if p.ndim > 1 else p.shape[0] for p in parts)
-    tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2 if parts[0].ndim > 1 else 0)
-    if padding:
-        step = (rows + padding) // size
-        tensor = torch.nn.functional.pad(tensor, (0, 0, 0, padding))[rank * step : (rank + 1) * step].contiguous()
-        sizes = (step,)
+        return Weight(to_torch(spec.const, device, torch.float32))
+    kind = torch.float32 if spec.kind in ("norm", "vector", "rope") else TORCH_DTYPES[dtype]
+    _check(spec, shapes)
+    if size > 1 and spec.kind == "linear" and spec.tp == "out" and len(spec.parts) == 1:
+        return _pack_head(spec, read, shapes, kind, device, rank, size)
+    parts = [to_torch(part, device, kind) for part in read_parts(spec, read, shapes, rank, size)]
+    axis = -2 if parts[0].ndim > 1 else 0
+    tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
     if spec.offset:
-        tensor = tensor + spec.offset
-    biases = [to_torch(b).to(device, kind) for b in read_bias(spec, read, shapes, rank, size)]
-    bias = torch.cat(biases) if biases else None
-    return Weight(tensor, sizes, bias, spec.tp == "in" and size > 1, rows)
+        tensor += spec.offset
+    biases = [to_torch(b, device, kind) for b in read_bias(spec, read, shapes, rank, size)]
+    sizes = tuple(part.shape[axis] for part in parts)
+    return Weight(tensor, sizes, torch.cat(biases) if biases else None, spec.tp == "in" and size > 1)
 
 
-def _pad_vocabulary(spec: WeightSpec, shapes: Mapping[str, tuple[int, ...]], size: int) -> tuple[WeightSpec, int]:
-    """Rows of zeros that make the one part of an unfused "out" weight (the head) divisible by the ranks."""
-    if size == 1 or spec.tp != "out" or len(spec.parts) != 1 or spec.kind != "linear":
-        return spec, 0
-    return spec, -shapes[spec.parts[0][0]][0] % size
+def _pack_head(
+    spec: WeightSpec, read: Reader, shapes: Shapes, kind: torch.dtype, device: torch.device, rank: int, size: int
+) -> Weight:
+    """A single "out" part may be the head, whose vocabulary need not divide: the last ranks get rows of zeros."""
+    rows = shapes[spec.parts[0][0]][0]
+    step = -(-rows // size)
+    start, end = min(rank * step, rows), min((rank + 1) * step, rows)
+
+    def part(name: str) -> Tensor:
+        shape = shapes[name]
+        if start == end:
+            return torch.zeros(step, *shape[1:], dtype=kind, device=device)
+        tensor = to_torch(read(name, (slice(start, end),)), device, kind)
+        return pad(tensor, (0, 0) * (len(shape) - 1) + (0, step - (end - start)))
+
+    tensor, bias = part(spec.parts[0][0]), part(spec.bias[0]) if spec.bias else None
+    return Weight(tensor, (step,), bias, vocabulary=rows, padded=step * size != rows)
+
+
+def _check(spec: WeightSpec, shapes: Shapes) -> None:
+    if not spec.parts:
+        raise ContractError(f"a weight of kind {spec.kind} names no tensor; give parts or const")
+    names = [name for part in spec.parts for name in part]
+    for name in (*names, *spec.bias):
+        if name not in shapes:
+            raise ContractError(f"the checkpoint has no tensor {name!r}, which a weight of kind {spec.kind} needs")
+    for name in names:
+        if shapes[name][1:] != shapes[names[0]][1:]:
+            raise ContractError(
+                f"{names[0]!r} {list(shapes[names[0]])} and {name!r} {list(shapes[name])} cannot be parts of one "
+                "weight: they must agree in all axes but the first"
+            )
+    if spec.bias and [shapes[b] for b in spec.bias] != [shapes[part[0]][:1] for part in spec.parts]:
+        raise ContractError(f"the biases {list(spec.bias)} do not fit {names}; give one of its outputs to each part")

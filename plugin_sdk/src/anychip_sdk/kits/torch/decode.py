@@ -1,0 +1,106 @@
+"""Attention of the decoding sequences, one token each: batched products over gathered pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anychip_sdk.contract import AttentionSpec, Batch
+
+HOST_GROUP = 8
+"""Sequences that are attended together on the host, longest with longest: little is padded, and a group's pages stay
+in the processor's cache. An accelerator takes all at once, since it pays per call."""
+
+
+@dataclass
+class Group:
+    """What `count` sequences read in every layer of one kind: L = columns * page_size places each. K KV heads."""
+
+    count: int
+    columns: int
+    rows: Tensor  # [count * K * columns] rows of the cache seen as [pages * K, page_size, D]
+    masked: Tensor  # [count, 1, 1, L] bool: places that are not the sequence's, or behind its window
+    wipe: Tensor | None  # [n] the same as rows of V seen as [count * K * L, D]; None on accelerators
+
+
+@dataclass
+class Decodes:
+    """All groups. `order`: the sequences as the groups take them; `back` undoes it. None: as they are."""
+
+    groups: list[Group]
+    order: Tensor | None = None
+    back: Tensor | None = None
+
+
+def plan_decodes(batch: Batch, spec: AttentionSpec, keys: Tensor, count: int) -> Decodes:
+    """For the first `count` sequences. keys: [pages, K, page_size, D] of any layer of the kind."""
+    table, lengths = batch.page_table[spec.group, :count].long(), batch.seq_lens[:count].long()
+    if keys.device.type != "cpu" or count <= HOST_GROUP:
+        columns = table.shape[1] if keys.device.type != "cpu" else -(-int(lengths.max()) // keys.shape[2])
+        return Decodes([_plan_group(table[:, :columns], lengths, spec, keys)])
+    order = lengths.argsort(descending=True)
+    groups = []
+    for members in order.split(HOST_GROUP):  # type: ignore[no-untyped-call]
+        columns = -(-int(lengths[members[0]]) // keys.shape[2])
+        groups.append(_plan_group(table[members, :columns], lengths[members], spec, keys))
+    return Decodes(groups, order, order.argsort())
+
+
+def _plan_group(table: Tensor, lengths: Tensor, spec: AttentionSpec, keys: Tensor) -> Group:
+    """table: [B, P], lengths: [B], both int64."""
+    heads, size = keys.shape[1:3]
+    columns = table.shape[1]
+    first = torch.zeros_like(lengths)  # [B] column where reading starts
+    if spec.window is not None and (seen := -(-spec.window // size) + 1) < columns:
+        columns = seen
+        first = (lengths - spec.window).clamp_min(0) // size
+        index = (first[:, None] + torch.arange(columns, device=table.device)).clamp_max(table.shape[1] - 1)
+        table = table.gather(1, index)
+    place = first[:, None] * size + torch.arange(columns * size, device=table.device)  # [B, L]
+    masked = place >= lengths[:, None]
+    if spec.window is not None:
+        masked |= place < (lengths - spec.window)[:, None]
+    wipe = masked[:, None, :].expand(-1, heads, -1).flatten().nonzero()[:, 0] if keys.device.type == "cpu" else None
+    return Group(len(lengths), columns, head_rows(table, heads), masked[:, None, None, :], wipe)
+
+
+def head_rows(pages: Tensor, heads: int) -> Tensor:
+    """pages: [B, C] -> [B * K * C] rows of the cache seen as [pages * K, ...], heads before columns."""
+    head = torch.arange(heads, device=pages.device)[:, None]
+    return (pages[:, None, :] * heads + head).flatten()
+
+
+def gather(cache: Tensor, rows: Tensor) -> Tensor:
+    """[pages, K, page_size, D] -> [rows, page_size, D], a copy."""
+    return cache.view(-1, *cache.shape[2:]).index_select(0, rows)
+
+
+def decode(q: Tensor, keys: Tensor, values: Tensor, work: Decodes, spec: AttentionSpec) -> Tensor:
+    """q: [B, H, D] -> [B, H, Dv]."""
+    q = q * spec.scale
+    if work.order is None or work.back is None:
+        return _attend(q, keys, values, work.groups[0], spec)
+    parts = q.index_select(0, work.order).split([g.count for g in work.groups])  # type: ignore[no-untyped-call]
+    out = [_attend(part, keys, values, group, spec) for part, group in zip(parts, work.groups, strict=True)]
+    return torch.cat(out).index_select(0, work.back)
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, group: Group, spec: AttentionSpec) -> Tensor:
+    """The query heads of one KV head are the rows of one product. q: [B, H, D], scaled -> [B, H, Dv]."""
+    B, H, D = q.shape
+    K, size = keys.shape[1:3]
+    L = group.columns * size
+    k = gather(keys, group.rows).view(B * K, L, D).to(q.dtype)
+    v = gather(values, group.rows).view(B * K, L, -1).to(q.dtype)
+    scores = torch.bmm(q.reshape(B * K, H // K, D), k.transpose(1, 2)).view(B, K, H // K, L)
+    if spec.softcap is not None:
+        scores = torch.tanh(scores / spec.softcap) * spec.softcap
+    # Masked places may hold NaN: filling the scores guards K; V is wiped, since 0 * NaN is NaN.
+    p = scores.masked_fill_(group.masked, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
+    if group.wipe is None:
+        v = v.view(B, K, L, -1).masked_fill(group.masked.transpose(2, 3), 0.0).view(B * K, L, -1)
+    else:
+        v.view(B * K * L, -1).index_fill_(0, group.wipe, 0.0)
+    return torch.bmm(p.view(B * K, H // K, L), v).view(B, H, -1)
