@@ -66,11 +66,12 @@ def run(count: int, steps: int = STEPS) -> HostResult:
     length = PROMPT + steps + 8
     pages = count * -(-length // PAGE) + 1
     spec = KVSpec((Paged(layers=1, kv_heads=1, k_dim=1, v_dim=1),), "float32")
-    options = EngineOptions(max_num_seqs=count, max_num_batched_tokens=max(2048, count))
+    options, step_tokens = EngineOptions(max_num_seqs=count), max(2048, count)
     core = EngineCore(
         NullExecutor(),
         KVLayout(spec, PAGE, (pages,), count + 1),
         options,
+        step_tokens=step_tokens,
         max_model_len=length,
         vocab_size=1000,
         eos_ids=frozenset(),
@@ -82,7 +83,7 @@ def run(count: int, steps: int = STEPS) -> HostResult:
     while any(r.num_tokens == PROMPT for r in core.scheduler.running) or core.scheduler.waiting:
         core.step()
     times = []
-    for _ in range(steps - (PROMPT * count) // options.max_num_batched_tokens - 1):
+    for _ in range(steps - (PROMPT * count) // step_tokens - 1):
         start = perf_counter()
         core.step()
         times.append((perf_counter() - start) * 1000)

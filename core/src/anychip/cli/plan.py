@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         ("model", f"{checkpoint.name} ({b.spec.architecture}, {len(b.spec.layers)} layers)"),
         ("device", f"{choice.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
         ("weights", f"{gib(b.weights)} in {b.dtype}"),
-        ("activations", f"{gib(b.activations)} estimated for {engine.max_num_batched_tokens} tokens a step"),
+        ("activations", f"{gib(b.activations)} estimated for {b.step_tokens} tokens a step"),
         ("KV cache", f"{gib(b.kv_cache)} of at most {share:.0%} of the rest; {b.kv_bytes_per_token} bytes a token"),
         ("KV pages", f"{' + '.join(str(n) for n in layout.pages)} of {layout.page_size} tokens"),
         ("longest context", f"{b.max_model_len} tokens (the model allows {b.spec.max_len})"),

@@ -25,6 +25,8 @@ class Budget:
     spec: ModelSpec
     dtype: DType
     memory: Memory
+    step_tokens: int
+    """token budget of one step"""
     weights: int
     activations: int
     kv_cache: int
@@ -83,7 +85,9 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     _check_claims(spec, device)
     memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
     weights = _weight_bytes(spec, kind, checkpoint, dtype)
-    activations = _activation_bytes(spec, dtype, options)
+    # One token at least for every request that decodes, or some would wait for others to end.
+    step_tokens = options.max_num_batched_tokens or max(claims.step_tokens, options.max_num_seqs)
+    activations = _activation_bytes(spec, dtype, step_tokens, options.max_num_seqs)
     free = memory.free - weights - activations
     kv_spec = KVSpec(spec.groups, kv_dtype)
     if free <= 0:
@@ -110,7 +114,7 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     longest = min(longest, fits)
     used = sum(kv_spec.page_bytes(g, layout.page_size) * n for g, n in enumerate(layout.pages))
     concurrent = max(1, fits // longest) if longest else 0
-    return Budget(spec, dtype, memory, weights, activations, used, layout, longest, fits, concurrent)
+    return Budget(spec, dtype, memory, step_tokens, weights, activations, used, layout, longest, fits, concurrent)
 
 
 def _check_claims(spec: ModelSpec, device: Device | StepPlugin) -> None:
@@ -129,11 +133,11 @@ def _check_claims(spec: ModelSpec, device: Device | StepPlugin) -> None:
         raise CapacityError(f"{spec.architecture} needs {', '.join(sorted(set(lacks)))}, which {name} does not have")
 
 
-def _activation_bytes(spec: ModelSpec, dtype: DType, options: EngineOptions) -> int:
+def _activation_bytes(spec: ModelSpec, dtype: DType, step_tokens: int, max_num_seqs: int) -> int:
     """A generous estimate of the largest step: a few copies of the widest row, and logits in float32 three times."""
     width = 4 * spec.hidden_size + 3 * spec.intermediate_size
-    rows = min(options.max_num_seqs, options.max_num_batched_tokens)
-    return options.max_num_batched_tokens * width * _ITEM[dtype] + 3 * rows * spec.vocab_size * 4
+    rows = min(max_num_seqs, step_tokens)
+    return step_tokens * width * _ITEM[dtype] + 3 * rows * spec.vocab_size * 4
 
 
 def _layout(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, budget: int, max_len: int) -> KVLayout:

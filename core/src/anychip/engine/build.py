@@ -62,6 +62,7 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
             executor,
             budget.layout,
             options,
+            step_tokens=budget.step_tokens,
             max_model_len=budget.max_model_len,
             vocab_size=budget.spec.vocab_size,
             eos_ids=_eos_ids(checkpoint, words),

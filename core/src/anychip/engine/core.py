@@ -43,6 +43,7 @@ class EngineCore:
         layout: KVLayout,
         options: EngineOptions,
         *,
+        step_tokens: int,
         max_model_len: int,
         vocab_size: int,
         eos_ids: frozenset[int],
@@ -55,7 +56,7 @@ class EngineCore:
         self.scheduler = Scheduler(
             self.kv,
             self.table,
-            max_tokens=options.max_num_batched_tokens,
+            max_tokens=step_tokens,
             max_chunk=options.max_prefill_chunk,
             policy=options.policy,
             prefix_caching=options.prefix_caching,

@@ -7,6 +7,15 @@ from typing import Any, Literal
 
 from anychip.errors import RequestError
 
+_OPTIONAL_COUNTS = (
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_prefill_chunk",
+    "page_size",
+    "kv_cache_memory",
+    "threads",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
@@ -22,8 +31,8 @@ class EngineOptions:
     """tokens of prompt and output; None: what the model allows and the KV cache can hold"""
     max_num_seqs: int = 64
     """requests that run at once"""
-    max_num_batched_tokens: int = 2048
-    """token budget of one step; longer prompts run in chunks"""
+    max_num_batched_tokens: int | None = None
+    """token budget of one step; longer prompts run in chunks; None: the device's choice"""
     max_prefill_chunk: int | None = None
     """prompt tokens of one request in one step; None: the whole budget"""
     page_size: int | None = None
@@ -44,9 +53,10 @@ class EngineOptions:
     """refuse to start when an op runs on a fallback"""
 
     def __post_init__(self) -> None:
-        for name, low in (("max_num_seqs", 1), ("max_num_batched_tokens", 1)):
-            self._require(name, isinstance(v := getattr(self, name), int) and v >= low, f"a whole number >= {low}")
-        for name in ("max_model_len", "max_prefill_chunk", "page_size", "kv_cache_memory", "threads"):
+        self._require(
+            "max_num_seqs", isinstance(self.max_num_seqs, int) and self.max_num_seqs >= 1, "a whole number >= 1"
+        )
+        for name in _OPTIONAL_COUNTS:
             v = getattr(self, name)
             self._require(name, v is None or (isinstance(v, int) and v >= 1), "a whole number >= 1")
         self._require(

@@ -60,6 +60,7 @@ class CpuDevice(TorchDevice):
             softcap=True,
             moe=True,
             device_feedback=True,
+            step_tokens=512,  # activations of more leave the cache between two ops
         )
         super().__init__(info, capabilities, "cpu")
         self.ops = CpuOps(self.communicator)

@@ -35,7 +35,8 @@ class Capabilities:
     """What a device claims. The conformance suite tests every claim and every refusal.
 
     `weight_dtypes`, `kv_dtypes`: first is preferred. `device_feedback`: a step may take tokens that the step
-    before it sampled (`Batch.feed`). `batch_invariant`: a request's result does not depend on its batch."""
+    before it sampled (`Batch.feed`). `batch_invariant`: a request's result does not depend on its batch.
+    `step_tokens`: a step of more tokens is no faster per token; the engine's budget unless the user sets one."""
 
     weight_dtypes: tuple[DType, ...]
     kv_dtypes: tuple[DType, ...]
@@ -49,6 +50,7 @@ class Capabilities:
     device_feedback: bool = False
     batch_invariant: bool = False
     max_world_size: int = 1
+    step_tokens: int = 2048
 
 
 class Reader(Protocol):
