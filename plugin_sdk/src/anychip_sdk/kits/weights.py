@@ -1,4 +1,4 @@
-"""Reading the tensors of a WeightSpec, shared by the kits: shards, stacks and checks, in numpy."""
+"""Reading the tensors of a WeightSpec, shared by the kits: checks, shards and stacks, in numpy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,45 @@ import numpy as np
 from anychip_sdk.contract import ContractError, Reader, WeightSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_RANK = {"linear": 2, "embedding": 2, "experts": 2, "norm": 1, "vector": 1, "rope": 1}
+"""Axes of one tensor in the checkpoint."""
+
+
+def check(spec: WeightSpec, shapes: Shapes) -> None:
+    """Raises ContractError where a tensor is missing, or where shapes cannot make one handle."""
+    if not spec.parts:
+        raise ContractError(f"a weight of kind {spec.kind} names no tensor; give parts or const")
+    if len(spec.parts) > 1 and spec.kind not in ("linear", "experts"):
+        raise ContractError(f"a weight of kind {spec.kind} has {len(spec.parts)} parts; only linear and experts can")
+    names = [name for part in spec.parts for name in part]
+    for name in (*names, *spec.bias):
+        if name not in shapes:
+            raise ContractError(f"the checkpoint has no tensor {name!r}, which a weight of kind {spec.kind} needs")
+    rank = _RANK[spec.kind]
+    for name in names:
+        if len(shapes[name]) != rank:
+            raise ContractError(f"{name!r} has shape {list(shapes[name])}; kind {spec.kind} needs {rank} axes")
+        if shapes[name][1:] != shapes[names[0]][1:]:
+            raise ContractError(
+                f"{names[0]!r} {list(shapes[names[0]])} and {name!r} {list(shapes[name])} cannot be parts of one "
+                "weight: they must agree in all axes but the first"
+            )
+    if len({len(part) for part in spec.parts}) != 1:
+        raise ContractError(f"the parts of one weight stack {[len(part) for part in spec.parts]} tensors; make it even")
+    if spec.bias:
+        _check_bias(spec, shapes)
+
+
+def _check_bias(spec: WeightSpec, shapes: Shapes) -> None:
+    if len(spec.bias) != len(spec.parts):
+        raise ContractError(f"{len(spec.parts)} parts have {len(spec.bias)} biases; give one for each part, or none")
+    for part, bias in zip(spec.parts, spec.bias, strict=True):
+        if shapes[bias] != shapes[part[0]][:1]:
+            raise ContractError(
+                f"{bias!r} has shape {list(shapes[bias])}; the bias of {part[0]!r} {list(shapes[part[0]])} needs "
+                f"[{shapes[part[0]][0]}]"
+            )
 
 
 def shard(length: int, rank: int, size: int, what: str) -> slice:
@@ -23,9 +62,6 @@ def read_parts(spec: WeightSpec, read: Reader, shapes: Shapes, rank: int = 0, si
     """Each part of the spec, sliced to this rank: "out" cuts the second axis from the end, "in" the last one.
     A part of several names is a stack [names, ...]. Raises ContractError where shapes disagree."""
     for names in spec.parts:
-        missing = [name for name in names if name not in shapes]
-        if missing:
-            raise ContractError(f"the checkpoint has no tensor {missing[0]!r}")
         different = {shapes[name] for name in names}
         if len(different) != 1:
             raise ContractError(f"the tensors of one stack differ in shape: {sorted(different)} in {names[0]!r} ...")

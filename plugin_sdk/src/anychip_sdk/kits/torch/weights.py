@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from anychip_sdk.contract import ContractError, DType, Reader, WeightSpec
-from anychip_sdk.kits.weights import read_bias, read_parts
+from anychip_sdk.contract import DType, Reader, WeightSpec
+from anychip_sdk.kits.weights import check, read_bias, read_parts
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -53,7 +53,7 @@ def pack(
     if spec.const is not None:
         return Weight(to_torch(spec.const, device, torch.float32))
     kind = torch.float32 if spec.kind in ("norm", "vector", "rope") else TORCH_DTYPES[dtype]
-    _check(spec, shapes)
+    check(spec, shapes)
     if size > 1 and spec.kind == "linear" and spec.tp == "out" and len(spec.parts) == 1:
         return _pack_head(spec, read, shapes, kind, device, rank, size)
     parts = [to_torch(part, device, kind) for part in read_parts(spec, read, shapes, rank, size)]
@@ -83,20 +83,3 @@ def _pack_head(
 
     tensor, bias = part(spec.parts[0][0]), part(spec.bias[0]) if spec.bias else None
     return Weight(tensor, (step,), bias, vocabulary=rows, padded=step * size != rows)
-
-
-def _check(spec: WeightSpec, shapes: Shapes) -> None:
-    if not spec.parts:
-        raise ContractError(f"a weight of kind {spec.kind} names no tensor; give parts or const")
-    names = [name for part in spec.parts for name in part]
-    for name in (*names, *spec.bias):
-        if name not in shapes:
-            raise ContractError(f"the checkpoint has no tensor {name!r}, which a weight of kind {spec.kind} needs")
-    for name in names:
-        if shapes[name][1:] != shapes[names[0]][1:]:
-            raise ContractError(
-                f"{names[0]!r} {list(shapes[names[0]])} and {name!r} {list(shapes[name])} cannot be parts of one "
-                "weight: they must agree in all axes but the first"
-            )
-    if spec.bias and [shapes[b] for b in spec.bias] != [shapes[part[0]][:1] for part in spec.parts]:
-        raise ContractError(f"the biases {list(spec.bias)} do not fit {names}; give one of its outputs to each part")
