@@ -95,3 +95,30 @@ def test_an_unknown_repository_is_one_line(hub, tmp_path):
     assert done.returncode == 1
     assert "org/nothing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_one_line(hub, tmp_path):
+    """The write fails as it does on a full disk, deep in the hub's library."""
+    checkpoints.build("llama3", hub[1])
+    code = (
+        "import errno, os\n"
+        "from huggingface_hub import file_download\n"
+        "def full(*args, **options): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "file_download.http_get = full\n"
+        "from anychip.cli import main; raise SystemExit(main(['plan', '--model', 'org/tiny', '--device', 'numpy']))"
+    )
+    done = run(code, hub[0], tmp_path / "home")
+    assert done.returncode == 1
+    line = "anychip: no space is left on the disk for org/tiny; free some, or set HF_HOME"
+    assert done.stderr.splitlines()[-1] == line
+    assert "Traceback" not in done.stderr
+
+
+def test_a_home_that_cannot_be_written_is_one_line(hub, tmp_path):
+    checkpoints.build("llama3", hub[1])
+    (tmp_path / "home").write_text("a file, where the cache should be")
+    code = "from anychip.cli import main; raise SystemExit(main(['plan', '--model', 'org/tiny', '--device', 'numpy']))"
+    done = run(code, hub[0], tmp_path / "home")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("anychip: org/tiny cannot be downloaded: ")
+    assert "Traceback" not in done.stderr

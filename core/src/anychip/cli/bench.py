@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "startup (the command's)",
     )
     parser.add_argument("--repeats", type=int, default=2, help="runs of each workload, the best counts (default 2)")
-    add_engine_options(parser, required=False)
+    add_engine_options(parser, required=False, without=("--policy",))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,20 +28,23 @@ def run(options: argparse.Namespace) -> None:
     for name in what:
         if name not in MODEL_WORKLOADS + OTHERS:
             raise RequestError(f"there is no workload {name!r}; expected {', '.join(MODEL_WORKLOADS + OTHERS)}")
+    names = [name for name in what if name in MODEL_WORKLOADS]
+    if names and options.model is None:
+        raise RequestError(f"bench {names[0]} measures a model; name it with --model (demo comes with anychip)")
+    if options.model is not None and not names:
+        raise RequestError(f"bench {' '.join(what)} measures no model; leave --model out")
+    positive("repeats", options.repeats)
     if "startup" in what:
         _startup()
     if "host" in what:
         _host()
-    if names := [name for name in what if name in MODEL_WORKLOADS]:
-        if options.model is None:
-            raise RequestError(f"bench {names[0]} measures a model; name it with --model (demo comes with anychip)")
+    if names:
         _model(options, names)
 
 
 def _model(options: argparse.Namespace, names: list[str]) -> None:
     from anychip.bench import model
 
-    positive("repeats", options.repeats)
     results = model.run(options.model, names, repeats=options.repeats, progress=True, **engine_options(options))
     print(f"{'workload':10}{'tokens/s':>10}{'seconds':>9}{'TTFT p50/p99 ms':>20}{'ITL p50/p99 ms':>18}{'hits':>7}")
     for r in results:

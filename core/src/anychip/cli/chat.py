@@ -12,17 +12,18 @@ from anychip.errors import RequestError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", help="a system message to begin with")
-    add_engine_options(parser)
+    add_engine_options(parser, without=("--policy",))
     add_sampling_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     from anychip.engine.llm import LLM
 
+    given = {"max_tokens": 512, **sampling_options(options)}
     with LLM(options.model, progress=True, **engine_options(options)) as llm:
         announce(llm)
         llm.chat_prompt([{"role": "user", "content": "?"}])  # no template: say so before the first line is typed
-        params = llm.default_params(**{"max_tokens": 512, **sampling_options(options)})
+        params = llm.default_params(**given)
         messages = [{"role": "system", "content": options.system}] if options.system else []
         print("Type a message; an empty line or Ctrl-D ends the conversation.", file=sys.stderr)
         while line := _read():

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _details(probed: object, index: int) -> None:
-    from anychip_sdk.contract import Device, Found
+    from anychip_sdk.contract import Device, DeviceError, Found
 
     from anychip.engine.budget import gib
     from anychip.platforms.op_table import op_table
@@ -51,7 +51,12 @@ def _details(probed: object, index: int) -> None:
     except AnychipError as error:
         print(f"    {error}")
         return
-    memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
+    try:
+        memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
+    except DeviceError as error:
+        print(f"    cannot tell its memory: {error}")
+        device.close()
+        return
     print(f"    memory: {gib(memory.free)} free of {gib(memory.total)}")
     claims = device.capabilities
     print(f"    weights in {', '.join(claims.weight_dtypes)}; KV in {', '.join(claims.kv_dtypes)}")

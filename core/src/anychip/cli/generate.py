@@ -5,30 +5,35 @@ from __future__ import annotations
 import argparse
 import sys
 
-from anychip.cli.options import add_engine_options, add_sampling_options, engine_options, sampling_options
-from anychip.errors import AnychipError, RequestError
+from anychip.cli.options import (
+    NO_PREFIX_CACHING,
+    add_engine_options,
+    add_sampling_options,
+    engine_options,
+    sampling_options,
+)
+from anychip.errors import AnychipError
 from anychip.outputs import RequestOutput
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="text to write on from; - or nothing reads standard input")
     parser.add_argument("--stats", action="store_true", help="print timing to standard error")
-    add_engine_options(parser)
+    add_engine_options(parser, without=("--policy", NO_PREFIX_CACHING))
     add_sampling_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     from anychip.engine.llm import LLM
 
+    given = {"max_tokens": 256, **sampling_options(options)}
     prompt = sys.stdin.read() if options.prompt in (None, "-") else options.prompt
     with LLM(options.model, progress=True, **engine_options(options)) as llm:
         announce(llm)
-        params = llm.default_params(**{"max_tokens": 256, **sampling_options(options)})
-        if params.n != 1:
-            raise RequestError("generate streams one completion", "n")
+        pieces = llm.stream(prompt, llm.default_params(**given))
         print(prompt, end="", flush=True)
         report = Report()
-        for piece in llm.stream(prompt, params):
+        for piece in pieces:
             report.add(piece)
         print()
         report.check()

@@ -7,6 +7,7 @@ from typing import Any
 
 from anychip.errors import RequestError
 
+NO_PREFIX_CACHING = "--no-prefix-caching"
 _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--dtype", str, "auto, float32, bfloat16, float16 or float64 (auto: the device's choice)"),
     ("--kv-dtype", str, "the KV cache's dtype (auto: as --dtype)"),
@@ -35,7 +36,10 @@ _SAMPLING: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def add_engine_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_engine_options(
+    parser: argparse.ArgumentParser, *, required: bool = True, without: tuple[str, ...] = ()
+) -> None:
+    """required: whether --model is. without: flags that mean nothing to the command."""
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--model",
@@ -44,15 +48,17 @@ def add_engine_options(parser: argparse.ArgumentParser, *, required: bool = True
     )
     group.add_argument("--device", default="auto", help="auto, NAME or NAME:INDEX; see anychip devices")
     for flag, kind, text in _ENGINE:
-        group.add_argument(flag, type=kind, help=text)
-    group.add_argument("--no-prefix-caching", action="store_true", help="do not keep prompts' pages for later ones")
+        if flag not in without:
+            group.add_argument(flag, type=kind, help=text)
+    if NO_PREFIX_CACHING not in without:
+        group.add_argument(NO_PREFIX_CACHING, action="store_true", help="do not keep prompts' pages for later ones")
     group.add_argument("--strict", action="store_true", help="refuse to start when an op runs on a fallback")
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments for LLM and AsyncEngine: what was given."""
     given = _given(options, _ENGINE)
-    if options.no_prefix_caching:
+    if getattr(options, "no_prefix_caching", False):
         given["prefix_caching"] = False
     return {"device": options.device, "strict": options.strict, **given}
 
@@ -66,18 +72,21 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments for SamplingParams: what was given."""
+    """Keyword arguments for SamplingParams: what was given, checked before a model is loaded for it."""
+    from anychip.sampling_params import SamplingParams
+
     given = _given(options, _SAMPLING)
     if options.stop:
         given["stop"] = options.stop
     if options.ignore_eos:
         given["ignore_eos"] = True
+    SamplingParams(**{"max_tokens": None, **given})
     return given
 
 
 def _given(options: argparse.Namespace, table: tuple[tuple[str, Any, str], ...]) -> dict[str, Any]:
     names = [flag[2:].replace("-", "_") for flag, _, _ in table]
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def positive(name: str, value: int) -> int:

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from anychip_sdk.contract import Device, DType, KVLayout, KVSpec, Memory, OutOfMemory, StepPlugin, WeightSpec
+from anychip_sdk.contract import (
+    Capabilities,
+    Device,
+    DType,
+    KVLayout,
+    KVSpec,
+    Memory,
+    NotSupported,
+    OutOfMemory,
+    StepPlugin,
+    WeightSpec,
+)
 
 from anychip.engine.options import EngineOptions
 from anychip.errors import CapacityError
@@ -91,10 +102,9 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     free = memory.free - weights - activations
     kv_spec = KVSpec(spec.groups, kv_dtype)
     if free <= 0:
-        smaller = "" if dtype in ("bfloat16", "float16") else ", --dtype bfloat16 halves the weights"
         raise CapacityError(
             f"{checkpoint.name} needs {gib(weights)} for weights and {gib(activations)} for activations, {name} has "
-            f"{gib(memory.free)} free: free {gib(-free)}, or use a smaller model{smaller}"
+            f"{gib(memory.free)} free: free {gib(-free)}, or use {_smaller(dtype, claims, weights, activations)}"
         )
     kv_bytes = options.kv_cache_memory or int(free * options.memory_fraction)
     longest = spec.max_len if options.max_model_len is None else options.max_model_len
@@ -113,8 +123,21 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
         )
     longest = min(longest, fits)
     used = sum(kv_spec.page_bytes(g, layout.page_size) * n for g, n in enumerate(layout.pages))
+    if used > free:
+        raise CapacityError(
+            f"a KV cache of {gib(used)} was asked for, but beside weights and activations {name} has {gib(free)}: ask "
+            "for less (kv_cache_memory, kv_pages), or leave it to memory_fraction"
+        )
     concurrent = max(1, fits // longest) if longest else 0
     return Budget(spec, dtype, memory, step_tokens, weights, activations, used, layout, longest, fits, concurrent)
+
+
+def _smaller(dtype: DType, claims: Capabilities, weights: int, activations: int) -> str:
+    """What would make a model fit."""
+    if activations > weights:
+        return "smaller steps (max_num_batched_tokens, max_num_seqs)"
+    halves = [d for d in claims.weight_dtypes if _ITEM[d] < _ITEM[dtype]]
+    return "a smaller model" + (f", or dtype {halves[0]}" if halves else "")
 
 
 def _check_claims(spec: ModelSpec, device: Device | StepPlugin) -> None:
@@ -146,7 +169,9 @@ def _layout(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, b
     try:
         layout = make(spec, budget=budget, page_size=options.page_size, max_len=max_len, slots=slots)
     except OutOfMemory as error:
-        raise CapacityError(f"the KV cache does not fit into {gib(budget)}: {error}; give it more memory") from error
+        raise CapacityError(f"the KV cache does not fit into {gib(budget)}: {error} (kv_cache_memory)") from error
+    except NotSupported as error:
+        raise CapacityError(f"{device.info.name} cannot keep this KV cache: {error}") from error
     if options.kv_pages is None:
         return layout
     return KVLayout(spec, layout.page_size, (options.kv_pages,) * len(spec.groups), slots)
@@ -165,4 +190,6 @@ def _tokens(layout: KVLayout) -> int:
 
 def gib(size: float) -> str:
     """Bytes for people."""
+    if size < 2**17:
+        return f"{size:.0f} bytes"
     return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

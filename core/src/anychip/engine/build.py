@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anychip_sdk.contract import Device, NotSupported, OutOfMemory, StepPlugin, WeightSpec
+from anychip_sdk.contract import Device, DeviceError, NotSupported, OutOfMemory, StepPlugin, WeightSpec
 
 from anychip.engine.budget import Budget, make_budget, weight_specs
 from anychip.engine.core import EngineCore
 from anychip.engine.options import EngineOptions
-from anychip.errors import CapacityError, ModelError, RequestError
+from anychip.errors import CapacityError, ModelError, PlatformError, RequestError
 from anychip.loading.chat_template import ChatTemplate
 from anychip.loading.checkpoint import Checkpoint, open_checkpoint
 from anychip.loading.tokenizer import Tokenizer
@@ -20,6 +20,7 @@ from anychip.platforms.op_table import op_table, refuse_fallbacks
 from anychip.platforms.selection import Choice, choose, open_device
 from anychip.progress import Progress
 from anychip.runner.executor import Executor, OpsExecutor, StepExecutor
+from anychip.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
     """Raises AnychipError, in one line, for whatever cannot work. tokenizer: False serves token ids only."""
     with open_checkpoint(model, revision=options.revision) as checkpoint:
         words = Tokenizer.load(checkpoint.path, checkpoint.config) if tokenizer else None
+        template = ChatTemplate(words.chat_template) if words and words.chat_template else None
+        eos_ids = _eos_ids(checkpoint, words)
+        _check_defaults(checkpoint)
         choice = choose(options.device)
         device = open_device(choice, options.threads)
         try:
@@ -65,9 +69,9 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
             step_tokens=budget.step_tokens,
             max_model_len=budget.max_model_len,
             vocab_size=budget.spec.vocab_size,
-            eos_ids=_eos_ids(checkpoint, words),
+            # One beyond the vocabulary cannot be sampled, and min_tokens has no logit of it to forbid.
+            eos_ids=frozenset(i for i in eos_ids if i < budget.spec.vocab_size),
         )
-        template = ChatTemplate(words.chat_template) if words and words.chat_template else None
         return Built(core, checkpoint.name, words, template, dict(checkpoint.generation_config), budget, choice)
 
 
@@ -102,6 +106,10 @@ def _load(checkpoint: Checkpoint, device: Device | StepPlugin, budget: Budget, p
         raise CapacityError(f"{device.info.name} cannot run {checkpoint.name}: {error}") from error
     except OutOfMemory as error:
         raise CapacityError(f"{device.info.name} ran out of memory loading {checkpoint.name}: {error}") from error
+    except DeviceError as error:
+        raise PlatformError(
+            f"{device.info.name} failed loading {checkpoint.name}: {error}; see anychip devices -v"
+        ) from error
 
 
 def _map_tree(tree: Any, leaf: Any) -> Any:
@@ -121,6 +129,14 @@ def _eos_ids(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[i
                 raise ModelError(f"{checkpoint.name}: eos_token_id is {ids!r}; expected a token id or a list of them")
             return frozenset(ids)
     return frozenset(tokenizer.eos_token_ids) if tokenizer else frozenset()
+
+
+def _check_defaults(checkpoint: Checkpoint) -> None:
+    """A default out of range is the checkpoint's fault, not that of the first request."""
+    try:
+        SamplingParams.from_generation_config(checkpoint.generation_config)
+    except RequestError as error:
+        raise ModelError(f"generation_config.json of {checkpoint.name}: {error}; correct the field") from error
 
 
 def encode(tokenizer: Tokenizer | None, prompt: str | list[int]) -> list[int]:

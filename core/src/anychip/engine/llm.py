@@ -108,8 +108,11 @@ class LLM:
                 yield event.request.id, event.request.finish_reason is not None
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
-        """The pieces of one request as they come. Closing the iterator cancels it."""
-        text = self._make(prompt, params or self.default_params(), 0, "")
+        """The pieces of one request as they come. Closing the iterator cancels it. Raises RequestError at once for
+        what cannot be served."""
+        return self._pieces(self._make(prompt, params or self.default_params(), 0, ""))
+
+    def _pieces(self, text: RequestText) -> Iterator[RequestOutput]:
         self._core.add(text.requests)
         try:
             while not text.finished:

@@ -46,9 +46,9 @@ def resolve_model(model: str | os.PathLike[str], revision: str | None = None) ->
         if not directory.is_dir():
             raise ModelError("the demo model is missing from this installation; install anychip again")
         return directory
-    if directory.is_dir():
+    if text and directory.is_dir():
         return directory
-    if directory.exists():
+    if text and directory.exists():
         raise ModelError(f"{text!r} is a file; give the directory that holds config.json and the weights")
     raise ModelError(
         f"no such directory: {text!r}; give a checkpoint directory, a hub id of the form org/name, or {DEMO!r}"
@@ -69,7 +69,7 @@ def open_checkpoint(model: str | os.PathLike[str], *, revision: str | None = Non
         path,
         name=_display_name(model, path),
         config=read_json_object(path / "config.json"),
-        generation_config=read_json_object(generation) if generation.is_file() else {},
+        generation_config=read_json_object(generation) if generation.exists() else {},
         tensors=find_tensors(path),
     )
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import Final
 
 import pluggy
 from anychip_sdk.contract import CONTRACT_VERSION, ENTRY_POINT_GROUP, Broken, Manifest
 from anychip_sdk.contract import hooks as hookspecs
+
+UNKNOWN_RANK: Final = 2**31
+"""The rank of a plugin that does not load. It could be the best, so `auto` stops at it rather than pass it over."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,7 @@ class Plugin:
     distribution: str
     manifest: Manifest | None
     problem: Broken | None = None
-
-    @property
-    def rank(self) -> int:
-        return self.manifest.rank if self.manifest else 0
+    rank: int = UNKNOWN_RANK
 
 
 def discover(points: list[EntryPoint] | None = None) -> list[Plugin]:
@@ -35,26 +39,24 @@ def discover(points: list[EntryPoint] | None = None) -> list[Plugin]:
         elif other.distribution != plugin.distribution:
             reason = f"two plugins are called {plugin.name!r}: {other.distribution} and {plugin.distribution}"
             mend = f"pip uninstall {plugin.distribution.split()[0]}"
-            seen[plugin.name] = Plugin(plugin.name, plugin.distribution, None, Broken(reason, mend))
+            seen[plugin.name] = Plugin(plugin.name, other.distribution, None, Broken(reason, mend), other.rank)
     return list(seen.values())
 
 
 def _load(point: EntryPoint) -> Plugin:
-    distribution = f"{point.dist.name} {point.dist.version}" if point.dist else f"(unknown distribution) {point.value}"
+    distribution = f"{point.dist.name} {point.dist.version}" if point.dist else f"{point.value} (no distribution)"
     try:
-        manifest = _manifest(point)
+        with redirect_stdout(sys.stderr):  # what a plugin prints must not get into a command's output
+            manifest = _manifest(point)
     except (Exception, SystemExit) as error:
-        cause = str(error).splitlines()[0] if str(error) else "no message"
-        reason = f"{distribution}: its plugin {point.value!r} does not load: {type(error).__name__}: {cause}"
-        return Plugin(
-            point.name, distribution, None, Broken(reason, f"pip install --upgrade {distribution.split(maxsplit=1)[0]}")
-        )
-    if manifest.contract[0] not in (CONTRACT_VERSION.major, CONTRACT_VERSION.major - 1):
-        theirs, ours = manifest.contract, CONTRACT_VERSION
+        reason = f"{distribution}: its plugin {point.value!r} does not load: {first_line(error)}"
+        return Plugin(point.name, distribution, None, Broken(reason, upgrade(distribution)))
+    theirs, ours = manifest.contract, CONTRACT_VERSION
+    if theirs[0] < ours.major - 1 or tuple(theirs) > ours:
         reason = f"{distribution} is written for contract {theirs[0]}.{theirs[1]}, this anychip has {ours}"
-        older = "anychip" if theirs[0] > ours.major else distribution.split(maxsplit=1)[0]
-        return Plugin(manifest.name, distribution, None, Broken(reason, f"pip install --upgrade {older}"))
-    return Plugin(manifest.name, distribution, manifest)
+        mend = upgrade("anychip" if tuple(theirs) > ours else distribution)
+        return Plugin(manifest.name, distribution, None, Broken(reason, mend), manifest.rank)
+    return Plugin(manifest.name, distribution, manifest, None, manifest.rank)
 
 
 def _manifest(point: EntryPoint) -> Manifest:
@@ -65,4 +67,28 @@ def _manifest(point: EntryPoint) -> Manifest:
     manifests = manager.hook.anychip_platform()
     if len(manifests) != 1 or not isinstance(manifests[0], Manifest):
         raise TypeError(f"its hook anychip_platform must return one Manifest, not {manifests!r}")
+    _check(manifests[0])
     return manifests[0]
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises TypeError for a field that the rest could not work with."""
+    name, rank, contract = manifest.name, manifest.rank, manifest.contract
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name == "auto":
+        raise TypeError(f"its name is {name!r}; expected lower-case letters, digits, - and _, other than auto")
+    if not isinstance(rank, int) or not 0 <= rank < UNKNOWN_RANK:
+        raise TypeError(f"its rank is {rank!r}; expected a whole number >= 0")
+    if not isinstance(manifest.platform, str) or not re.fullmatch(r"[\w.]+:\w+", manifest.platform):
+        raise TypeError(f"its platform is {manifest.platform!r}; expected 'module:Class'")
+    if not isinstance(contract, tuple) or len(contract) != 2 or not all(isinstance(n, int) for n in contract):
+        raise TypeError(f"its contract is {contract!r}; expected a Version(major, minor)")
+
+
+def upgrade(distribution: str) -> str:
+    """The command that mends most plugins. distribution: as `Plugin.distribution`."""
+    return f"pip install --upgrade {distribution.split(maxsplit=1)[0]}"
+
+
+def first_line(error: BaseException) -> str:
+    """An error of a plugin in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 
-from anychip_sdk.contract import Absent, Broken, Device, DeviceError, DeviceInfo, Found, Platform, StepPlugin
+from anychip_sdk.contract import (
+    Absent,
+    Broken,
+    Device,
+    DeviceError,
+    DeviceInfo,
+    Found,
+    Manifest,
+    NotSupported,
+    Platform,
+    StepPlugin,
+)
 
 from anychip.errors import PlatformError
-from anychip.platforms.discovery import Plugin, discover
+from anychip.platforms.discovery import Plugin, discover, first_line, upgrade
 
 
 @dataclass(frozen=True)
@@ -35,18 +48,27 @@ def probe(plugin: Plugin) -> Probed:
     if plugin.manifest is None:
         return Probed(plugin, None, plugin.problem or Broken("no manifest", "install it again"))
     try:
-        module, _, name = plugin.manifest.platform.partition(":")
-        platform = getattr(import_module(module), name)()
-        result = platform.probe()
+        with redirect_stdout(sys.stderr):  # what a plugin prints must not get into a command's output
+            platform = _make(plugin.manifest)
+            result = platform.probe()
     except (Exception, SystemExit) as error:
-        cause = str(error).splitlines()[0] if str(error) else "no message"
-        reason = f"{plugin.distribution}: the probe failed: {type(error).__name__}: {cause}"
-        mend = f"pip install --upgrade {plugin.distribution.split()[0]}"
-        return Probed(plugin, None, Broken(reason, mend))
-    if not isinstance(result, Found | Absent | Broken):
+        reason = f"{plugin.distribution}: the probe failed: {first_line(error)}"
+        return Probed(plugin, None, Broken(reason, upgrade(plugin.distribution)))
+    sound = isinstance(result, Absent | Broken) or (
+        isinstance(result, Found) and all(isinstance(info, DeviceInfo) for info in result.devices)
+    )
+    if not sound:
         reason = f"{plugin.distribution}: probe returned {result!r} instead of Found, Absent or Broken"
-        return Probed(plugin, platform, Broken(reason, f"pip install --upgrade {plugin.distribution.split()[0]}"))
+        return Probed(plugin, platform, Broken(reason, upgrade(plugin.distribution)))
     return Probed(plugin, platform, result)
+
+
+def _make(manifest: Manifest) -> Platform:
+    module, _, name = manifest.platform.partition(":")
+    made = getattr(import_module(module), name)()
+    if not isinstance(made, Platform):
+        raise TypeError(f"{manifest.platform} is no subclass of anychip_sdk.contract.Platform")
+    return made
 
 
 def probe_all() -> list[Probed]:
@@ -63,8 +85,7 @@ def choose(device: str) -> Choice:
     if name not in plugins:
         known = ", ".join(sorted(plugins)) or "none"
         raise PlatformError(
-            f"there is no device {name!r}; installed: {known}. Install its platform (pip install anychip-{name}), "
-            f"or choose one of these"
+            f"there is no device {name!r}; installed: {known}: choose one of these, or install the platform that has it"
         )
     probed = probe(plugins[name])
     if isinstance(probed.result, Found) and probed.platform:
@@ -74,6 +95,8 @@ def choose(device: str) -> Choice:
 
 def _at(platform: Platform, found: Found, name: str, index: str) -> Choice:
     count = len(found.devices)
+    if count == 0:
+        raise PlatformError(f"{name} has found no device; see anychip devices, or name another with --device")
     if not index:
         return Choice(platform, 0, found.devices[0], "asked for")
     for i, info in enumerate(found.devices):
@@ -113,6 +136,11 @@ def explain(probed: Probed) -> str:
 def open_device(choice: Choice, threads: int | None) -> Device | StepPlugin:
     """Raises PlatformError where the device cannot be opened."""
     try:
-        return choice.platform.open(choice.index, threads=threads)
-    except DeviceError as error:
+        device = choice.platform.open(choice.index, threads=threads)
+    except (DeviceError, NotSupported) as error:
         raise PlatformError(f"{choice.info.name} cannot be opened: {error}") from error
+    except Exception as error:  # of a vendor's library, which knows no contract
+        raise PlatformError(f"{choice.info.name} cannot be opened: {first_line(error)}") from error
+    if not isinstance(device, Device | StepPlugin):
+        raise PlatformError(f"{choice.info.name} cannot be opened: it gave {device!r}, no Device and no StepPlugin")
+    return device
