@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anychip_cpu import linear, platform
-from anychip_cpu.device import CpuOps
+from anychip_cpu import native, onednn, platform
+from anychip_cpu.onednn_ops import CpuOps
 from anychip_cpu.platform import CpuPlatform
 from anychip_cpu.plugin import anychip_platform
 from anychip_sdk.contract import Broken, DeviceError, Found, WeightSpec
@@ -113,31 +113,58 @@ def test_every_op_is_adopted_with_a_reason():
     assert {"linear", "moe", "sample", "attention.attend", "allocator.copy_pages"} <= CpuOps.adopted.keys()
     assert all("torch" in reason for reason in CpuOps.adopted.values())
     packed = "packed for: float32" in CpuOps.adopted["linear"]
-    assert packed == linear.can_pack(torch.float32)
+    assert packed == onednn.can_pack(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("available", [True, False])
 def test_without_packed_products_the_kits_own_is_right_too(monkeypatch, dtype, available):
+    monkeypatch.setattr("anychip_cpu.device.kernels", lambda: None)
     device = CpuPlatform().open(threads=1)
     if not available:
-        monkeypatch.setattr("anychip_cpu.device.can_pack", lambda dtype: False)
+        monkeypatch.setattr("anychip_cpu.onednn_ops.can_pack", lambda dtype: False)
     array = np.random.default_rng(0).integers(-3, 4, (40, 24)).astype(np.float32)  # exact in every dtype
     w = device.pack(WeightSpec((("w",),), "linear"), lambda name, index=(): array[index], {"w": array.shape}, dtype)
-    assert w.tensor.is_mkldnn == (available and linear.can_pack(w.tensor.dtype))
+    assert w.tensor.is_mkldnn == (available and onednn.can_pack(w.tensor.dtype))
     x = torch.randint(-3, 4, (5, 24)).to(w.tensor.dtype)
     assert device.ops.linear(x, w).float().numpy().tolist() == (x.float().numpy() @ array.T).tolist()
 
 
 def test_packing_is_asked_for_not_assumed(monkeypatch):
-    linear.can_pack.cache_clear()
+    onednn.can_pack.cache_clear()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not linear.can_pack(torch.float32)
-    linear.can_pack.cache_clear()
-    assert not linear.can_pack(torch.float64)
-    linear.can_pack.cache_clear()
+    assert not onednn.can_pack(torch.float32)
+    onednn.can_pack.cache_clear()
+    assert not onednn.can_pack(torch.float64)
+    onednn.can_pack.cache_clear()
 
 
 def test_the_distribution_announces_the_plugin():
     text = (Path(__file__).parents[2] / "platforms/cpu/pyproject.toml").read_text()
     assert '[project.entry-points."anychip.platforms"]\ncpu = "anychip_cpu.plugin"' in text
+
+
+needs_kernels = pytest.mark.skipif(not native.isas(), reason="anychip-cpu was installed without a C++ compiler")
+
+
+@needs_kernels
+def test_kernels_of_our_own_are_named_in_the_op_table():
+    device = CpuPlatform().open(threads=1)
+    assert "kernels of our own" in device.ops.adopted["linear"]
+
+
+@needs_kernels
+def test_an_instruction_set_can_be_forced(monkeypatch):
+    monkeypatch.setenv(native.FORCED, "portable")
+    assert native.kernels().name == b"portable"
+    monkeypatch.setenv(native.FORCED, "sse9")
+    with pytest.raises(DeviceError, match=r"ANYCHIP_CPU_ISA is 'sse9'; this processor has kernels for .*portable"):
+        CpuPlatform().open(threads=1)
+
+
+def test_forcing_one_without_the_library_is_an_error(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert native.kernels() is None
+    monkeypatch.setenv(native.FORCED, "avx2")
+    with pytest.raises(DeviceError, match="installed without its kernels"):
+        native.kernels()

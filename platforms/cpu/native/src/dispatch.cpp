@@ -1,0 +1,86 @@
+// Which instruction sets this processor has, and their kernels. Compiled for the oldest processor.
+#include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include "anychip_cpu.h"
+
+extern const AnychipKernels anychip_table_portable;
+#ifdef ANYCHIP_X86
+extern const AnychipKernels anychip_table_avx2, anychip_table_avx512;
+#endif
+
+namespace {
+
+struct Isa {
+    const AnychipKernels* table;
+    bool available;
+};
+
+bool has_avx2() {
+#ifdef ANYCHIP_X86
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+    return false;
+#endif
+}
+
+bool has_avx512() {
+#ifdef ANYCHIP_X86
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+    return false;
+#endif
+}
+
+constexpr int COUNT =
+#ifdef ANYCHIP_X86
+    3;
+#else
+    1;
+#endif
+
+const Isa* isas() {
+    static const Isa all[COUNT] = {
+#ifdef ANYCHIP_X86
+        {&anychip_table_avx512, has_avx512()},
+        {&anychip_table_avx2, has_avx2()},
+#endif
+        {&anychip_table_portable, true},
+    };
+    return all;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) const char* anychip_cpu_isas(void) {
+    static char names[64];
+    if (!names[0]) {
+        char made[64] = "";
+        for (int i = 0; i < COUNT; ++i)
+            if (isas()[i].available) {
+                if (made[0]) strcat(made, " ");
+                strcat(made, isas()[i].table->name);
+            }
+        memcpy(names, made, sizeof names);
+    }
+    return names;
+}
+
+extern "C" __attribute__((visibility("default"))) const AnychipKernels* anychip_cpu_kernels(const char* isa) {
+    for (int i = 0; i < COUNT; ++i)
+        if (isas()[i].available && strcmp(isas()[i].table->name, isa) == 0) return isas()[i].table;
+    return nullptr;
+}
+
+extern "C" __attribute__((visibility("default"))) void anychip_cpu_advise(void* start, int64_t bytes) {
+#ifdef __linux__
+    const uintptr_t page = 2 << 20, first = (reinterpret_cast<uintptr_t>(start) + page - 1) / page * page,
+                    end = (reinterpret_cast<uintptr_t>(start) + static_cast<uintptr_t>(bytes)) / page * page;
+    if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#else
+    (void)start, (void)bytes;
+#endif
+}

@@ -1,0 +1,88 @@
+"""The kernels of our own, written in C++: finding the library, and its functions for one instruction set."""
+
+from __future__ import annotations
+
+import os
+from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, c_char_p, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from anychip_sdk.contract import DeviceError
+
+import anychip_cpu
+
+LIBRARY = "_kernels.so"
+FORCED = "ANYCHIP_CPU_ISA"
+"""Environment variable that names the instruction set to use, for tests and comparisons."""
+
+_P, _N = c_void_p, c_int64
+
+
+class Kernels(Structure):
+    """`AnychipKernels` of native/include/anychip_cpu.h."""
+
+    name: bytes
+    width: int
+    pack_f32: Any
+    linear_f32: Any
+
+    _fields_ = (
+        ("name", c_char_p),
+        ("width", _N),
+        ("pack_f32", CFUNCTYPE(None, _P, _N, _N, _P, _N)),
+        ("linear_f32", CFUNCTYPE(None, _P, _N, _N, _P, _P, _N, _N, _P, _N, _N)),
+    )
+
+
+def library_path() -> Path | None:
+    """The library, where the platform was installed with a compiler at hand or from a wheel that has it."""
+    # An editable install keeps it apart from the sources, so every place of the package is looked at.
+    places = (Path(place) / LIBRARY for place in anychip_cpu.__path__)
+    return next((path for path in places if path.is_file()), None)
+
+
+@cache
+def library() -> CDLL | None:
+    """None where there is none. torch must have been imported, so that both use its OpenMP."""
+    path = library_path()
+    if path is None:
+        return None
+    found = CDLL(str(path))
+    found.anychip_cpu_isas.restype = c_char_p
+    found.anychip_cpu_kernels.argtypes = (c_char_p,)
+    found.anychip_cpu_kernels.restype = POINTER(Kernels)
+    found.anychip_cpu_advise.argtypes = (_P, _N)
+    found.anychip_cpu_advise.restype = None
+    return found
+
+
+def isas() -> list[str]:
+    """The instruction sets that this processor has kernels for, best first; none without the library."""
+    found = library()
+    return [] if found is None else str(found.anychip_cpu_isas().decode()).split()
+
+
+def kernels(isa: str | None = None) -> Kernels | None:
+    """isa: None takes ANYCHIP_CPU_ISA, else the best. None where there is no library.
+
+    Raises DeviceError for one that the processor does not have."""
+    found, asked = library(), isa or os.environ.get(FORCED)
+    if found is None:
+        if asked:
+            raise DeviceError(
+                f"{FORCED} is {asked}, but anychip-cpu was installed without its kernels; see anychip devices -v"
+            )
+        return None
+    available = isas()
+    if asked and asked not in available:
+        raise DeviceError(f"{FORCED} is {asked!r}; this processor has kernels for {', '.join(available)}")
+    result: Kernels = found.anychip_cpu_kernels((asked or available[0]).encode()).contents
+    return result
+
+
+def advise(start: int, size: int) -> None:
+    """Asks for huge pages behind `size` bytes at `start`, before they are written; does nothing without the library."""
+    found = library()
+    if found is not None:
+        found.anychip_cpu_advise(start, size)

@@ -1,0 +1,95 @@
+"""The linear kernels against float64, on every instruction set of this processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from anychip_cpu import native
+from anychip_cpu.kernel_ops import KernelOps
+from anychip_sdk.kits.solo import Solo
+from anychip_sdk.kits.torch.weights import Weight
+
+
+@pytest.fixture(params=native.isas())
+def ops(request):
+    return KernelOps(Solo(), native.kernels(request.param))
+
+
+@pytest.fixture(params=[1, 2, 3], autouse=True)
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def weight(outputs, inputs, *, bias=True):
+    generator = torch.Generator().manual_seed(outputs * 1000 + inputs)
+    b = torch.randn(outputs, generator=generator) if bias else None
+    return Weight(torch.randn(outputs, inputs, generator=generator), (outputs,), b)
+
+
+def error_bound(x, w):
+    """Of a float32 sum in any order: inputs * eps * sum of magnitudes (Higham, Accuracy and Stability, section 3.1)."""
+    magnitudes = np.abs(x.double().numpy()) @ np.abs(w.tensor.double().numpy()).T
+    return (x.shape[1] + 2) * np.finfo(np.float32).eps * (magnitudes + 1)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 12, 13, 31, 97, 200])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (7, 5), (32, 64), (33, 65), (129, 100)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_products(ops, rows, outputs, inputs, bias):
+    w = weight(outputs, inputs, bias=bias)
+    x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(rows))
+    y = ops.linear(x, ops._pack(w, embedding=False))
+    expected = x.double() @ w.tensor.double().T + (w.bias.double() if bias else 0)
+    assert (np.abs(y.double().numpy() - expected.numpy()) <= error_bound(x, w)).all()
+
+
+def test_a_row_does_not_depend_on_the_others(ops):
+    packed = ops._pack(weight(70, 90), embedding=False)
+    x = torch.randn(150, 90)
+    whole = ops.linear(x, packed)
+    for rows in (slice(0, 1), slice(3, 9), slice(40, 150)):
+        assert torch.equal(ops.linear(x[rows], packed), whole[rows])
+
+
+def test_strided_and_unaligned_rows(ops):
+    w = weight(40, 24)
+    packed = ops._pack(w, embedding=False)
+    wide = torch.randn(9, 64)
+    for x in (wide[:, 1:25], wide[::2, 40:64], wide.T[:24].T):
+        assert torch.equal(ops.linear(x, packed), ops.linear(x.contiguous(), packed))
+
+
+def test_nothing_is_written_outside(ops):
+    """The last panel is not full, so its kernel must not store whole vectors."""
+    w = weight(17, 8)
+    packed = ops._pack(w, embedding=False)
+    room = torch.full((4 * 17 + 64,), 7.0)
+    kernels, x = ops._kernels, torch.randn(4, 8)
+    arguments = (x.data_ptr(), 8, 4, packed.tensor.data_ptr(), None, 17, 8, room[32:].data_ptr(), 17, 2)
+    kernels.linear_f32(*arguments)
+    assert (room[:32] == 7).all()
+    assert (room[32 + 4 * 17 :] == 7).all()
+
+
+def test_embedding_reads_the_packed_weight(ops):
+    w = weight(50, 12, bias=False)
+    packed = ops._pack(w, embedding=True)
+    ids = torch.tensor([0, 49, 31, 32, 7], dtype=torch.int32)
+    assert torch.equal(ops.embedding(ids, packed), w.tensor[ids.long()])
+    assert torch.equal(ops.embedding(ids, packed, 3.0), w.tensor[ids.long()] * 3.0)
+
+
+def test_an_empty_batch(ops):
+    assert ops.linear(torch.empty(0, 8), ops._pack(weight(17, 8), embedding=False)).shape == (0, 17)
+
+
+def test_torch_and_the_kernels_share_one_pool_of_threads():
+    """Two OpenMP libraries in one process would have two pools that fight for the cores."""
+    native.library()
+    with open("/proc/self/maps") as maps:
+        pools = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line}
+    assert len(pools) == 1, pools
