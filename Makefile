@@ -11,7 +11,7 @@ demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -q
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -21,7 +21,7 @@ def test_a_misspelled_override_names_the_class_the_name_and_the_near_one():
 
 
 def test_a_name_far_from_any_other_is_refused_without_a_guess():
-    with pytest.raises(TypeError, match=r"MyOps\.zzz is not part of the contract Ops") as error:
+    with pytest.raises(TypeError, match=r"MyOps\.zzz is not part of the contract Ops\. Private helpers") as error:
 
         class MyOps(NumpyOps):
             zzz = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import checkpoints
 import numpy as np
@@ -58,6 +59,13 @@ def test_nan_logits_fail_one_request(llm, monkeypatch):
     assert [o.outputs[0].token_ids for o in outputs if o.error is None] == [wanted[0], *wanted[2:]]
 
 
+def test_outputs_say_how_long_their_prompt_waited(checkpoint):
+    params = SamplingParams(temperature=0, max_tokens=4, n=2, detokenize=False)
+    with LLM(checkpoint("llama")[0], "numpy", skip_tokenizer=True, max_num_seqs=2) as llm:
+        waited = [o.queue_seconds for o in llm.generate(PROMPTS, params)]
+    assert all(seconds is not None and seconds > 0 for seconds in waited)
+
+
 def test_closing_a_stream_frees_its_pages(llm):
     stream = llm.stream(PROMPTS[0], SamplingParams(temperature=0, max_tokens=50, detokenize=False))
     next(stream)
@@ -76,10 +84,26 @@ def test_tenants_do_not_share_prefixes(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_num_seqs", 0), ("memory_fraction", 2.0), ("policy", "lifo"), ("dtype", "int3")]
+    ("name", "value"),
+    [
+        ("device", None),
+        ("dtype", "int3"),
+        ("kv_dtype", 3),
+        ("kv_pages", "3"),
+        ("kv_pages", 1),
+        ("max_model_len", 1),
+        ("max_num_seqs", 0),
+        ("max_num_seqs", True),
+        ("memory_fraction", 2.0),
+        ("memory_fraction", "0.5"),
+        ("policy", "lifo"),
+        ("prefix_caching", "no"),
+        ("revision", 3),
+        ("threads", 1.5),
+    ],
 )
 def test_bad_options_are_named(name, value):
-    with pytest.raises(RequestError, match=name):
+    with pytest.raises(RequestError, match=f"^{name} is {value!r}; expected "):
         EngineOptions(**{name: value})
     with pytest.raises(RequestError, match="unknown option 'maximum'"):
         EngineOptions.make(maximum=1)
@@ -110,6 +134,36 @@ def test_async_streams_cancel_and_close():
             await anext(engine.generate("x", params))
 
     asyncio.run(main())
+
+
+def test_when_the_engine_dies_nobody_waits(monkeypatch):
+    """Neither those it runs nor those it has not taken on yet."""
+    engine = AsyncEngine("demo", "numpy")
+    stepping, sent = threading.Event(), threading.Event()
+
+    def die():
+        stepping.set()
+        sent.wait(60)
+        raise RuntimeError("a planted bug")
+
+    monkeypatch.setattr(engine._core, "step", die)
+
+    async def main():
+        first = asyncio.create_task(anext(engine.generate("a", GREEDY)))
+        await asyncio.to_thread(stepping.wait, 60)
+        others = [asyncio.create_task(anext(engine.generate("b", GREEDY))) for _ in range(3)]
+        await asyncio.sleep(0)
+        sent.set()
+        for task in (first, *others):
+            with pytest.raises(EngineDeadError, match="RuntimeError: a planted bug; start it again"):
+                await task
+        with pytest.raises(EngineDeadError, match="a planted bug"):
+            await anext(engine.generate("c", GREEDY))
+        await engine.close()
+
+    asyncio.run(main())
+    assert not engine.alive
+    assert engine.stats().kv_usage == 0
 
 
 def test_stop_strings_end_the_text():

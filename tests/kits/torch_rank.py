@@ -124,6 +124,7 @@ def main() -> None:
         "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=30)
     )
     globals()[case](TorchCommunicator())
+    dist.destroy_process_group()  # its threads must not outlive the interpreter
     print("ok", flush=True)
 
 

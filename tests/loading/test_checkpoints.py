@@ -196,7 +196,10 @@ def test_a_missing_field(damaged, field):
     [
         ("hidden_size", "32", "'hidden_size' is '32', expected an integer"),
         ("hidden_size", 0, "'hidden_size' is 0, expected at least 1"),
-        ("hidden_size", 10**12, "has shape"),
+        ("hidden_size", 10**12, "'hidden_size' is 1000000000000, expected at most 2147483647"),
+        ("hidden_size", 64, "has shape [96, 32], expected [96, 64]"),
+        ("head_dim", 10**9, "'head_dim' is 1000000000, expected at most 16384"),
+        ("num_hidden_layers", 10**9, "'num_hidden_layers' is 1000000000, expected at most 4096"),
         ("rms_norm_eps", "small", "'rms_norm_eps' is 'small', expected a number"),
         ("num_key_value_heads", 3, "num_key_value_heads"),
         ("hidden_act", "swoosh", "swoosh"),

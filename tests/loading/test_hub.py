@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -38,6 +39,9 @@ def hub(tmp_path):
         def answer(self, body):
             path = self.path.partition("?")[0]
             asked.append(path)
+            if (refused := folder / "refused").exists():
+                status, _, code = refused.read_text().partition(" ")
+                return self.send(b"{}", {"X-Error-Code": code}, body, status=int(status))
             if path.startswith("/api/models/org/tiny"):
                 names = [{"rfilename": f.name} for f in sorted(folder.iterdir())]
                 entries = [
@@ -81,44 +85,70 @@ def test_a_sharded_repository_is_fetched_and_runs(hub, tmp_path):
     model = checkpoints.build("llama3", folder, max_shard_size="20KB")
     (folder / "pytorch_model.bin").write_bytes(b"never fetched")
     (folder / "modeling.py").write_text("raise SystemExit")
+    (folder / "consolidated.safetensors").write_bytes(b"never fetched")
     done = run(LOAD, address, tmp_path / "home")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == checkpoints.greedy(model, [1, 2, 3], 4)
-    assert not [path for path in asked if path.endswith((".bin", ".py"))]
+    assert not [path for path in asked if path.endswith((".bin", ".py", "consolidated.safetensors"))]
+
+
+def refusal(code, address, home, *arguments):
+    """What `anychip plan` says of a model that it cannot get. code: what happens before."""
+    arguments = ["plan", "--device", "numpy", *arguments]
+    done = run(f"{code}\nfrom anychip.cli import main; raise SystemExit(main({arguments}))", address, home)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
 
 
 def test_an_unknown_repository_is_one_line(hub, tmp_path):
-    code = (
-        "from anychip.cli import main; raise SystemExit(main(['plan', '--model', 'org/nothing', '--device', 'numpy']))"
-    )
-    done = run(code, hub[0], tmp_path / "home")
-    assert done.returncode == 1
-    assert "org/nothing" in done.stderr
-    assert "Traceback" not in done.stderr
+    line = refusal("", hub[0], tmp_path / "home", "--model", "org/nothing")
+    assert line.startswith("anychip: no directory and no hub repository 'org/nothing'; check the spelling")
+
+
+def test_a_hub_that_does_not_answer_is_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    line = refusal("", f"http://127.0.0.1:{port}", tmp_path / "home", "--model", "org/tiny")
+    assert line.startswith("anychip: org/tiny is not in the local cache and the hub cannot be reached; check the")
+
+
+def test_offline_only_the_cache_counts(tmp_path):
+    offline = "import os; os.environ['HF_HUB_OFFLINE'] = '1'"
+    line = refusal(offline, "http://127.0.0.1:9", tmp_path / "home", "--model", "org/tiny")
+    assert line.startswith("anychip: org/tiny is not in the local cache")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (403, "GatedRepo", "org/tiny is gated: accept its licence on the hub, then set HF_TOKEN"),
+        (404, "RevisionNotFound", "org/tiny has no revision 'old'; give a branch, tag or commit of it"),
+        (500, "", "org/tiny is not in the local cache and the hub cannot be reached; check the network"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(hub, tmp_path, status, code, said):
+    hub[1].joinpath("refused").write_text(f"{status} {code}")
+    line = refusal("", hub[0], tmp_path / "home", "--model", "org/tiny", "--revision", "old")
+    assert line.startswith(f"anychip: {said}")
 
 
 def test_a_full_disk_is_one_line(hub, tmp_path):
     """The write fails as it does on a full disk, deep in the hub's library."""
     checkpoints.build("llama3", hub[1])
-    code = (
+    full = (
         "import errno, os\n"
         "from huggingface_hub import file_download\n"
         "def full(*args, **options): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
-        "file_download.http_get = full\n"
-        "from anychip.cli import main; raise SystemExit(main(['plan', '--model', 'org/tiny', '--device', 'numpy']))"
+        "file_download.http_get = full"
     )
-    done = run(code, hub[0], tmp_path / "home")
-    assert done.returncode == 1
-    line = "anychip: no space is left on the disk for org/tiny; free some, or set HF_HOME"
-    assert done.stderr.splitlines()[-1] == line
-    assert "Traceback" not in done.stderr
+    line = refusal(full, hub[0], tmp_path / "home", "--model", "org/tiny")
+    assert line == "anychip: no space is left on the disk for org/tiny; free some, or set HF_HOME"
 
 
 def test_a_home_that_cannot_be_written_is_one_line(hub, tmp_path):
     checkpoints.build("llama3", hub[1])
     (tmp_path / "home").write_text("a file, where the cache should be")
-    code = "from anychip.cli import main; raise SystemExit(main(['plan', '--model', 'org/tiny', '--device', 'numpy']))"
-    done = run(code, hub[0], tmp_path / "home")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("anychip: org/tiny cannot be downloaded: ")
-    assert "Traceback" not in done.stderr
+    line = refusal("", hub[0], tmp_path / "home", "--model", "org/tiny")
+    assert line.startswith("anychip: org/tiny cannot be downloaded: ")

@@ -82,6 +82,23 @@ def test_emoji_comes_out_in_one_piece():
     assert [p for p in pieces if p] == ["a", "🧵", "b"]
 
 
+def test_a_token_by_itself_keeps_its_space():
+    """For logprobs: what it adds within a text, whichever way the decoder treats the first word."""
+    for kind, text in (("pieces", "The quick dog"), ("bytes", " quick fox")):
+        t = wrapped(kind)
+        texts = [t.token_text(i) for i in t.encode(text)]
+        assert "".join(texts).strip() == text.strip()
+        assert any(piece.startswith(" ") for piece in texts)
+    t = wrapped("pieces")
+    assert [t.token_text(BACKENDS["pieces"].token_to_id(piece)) for piece in ("▁dog", "▁", "a", "<eos>", "<0xE4>")] == [
+        " dog",
+        " ",
+        "a",
+        "<eos>",
+        "\ufffd",
+    ]
+
+
 def test_special_tokens_and_settings(tmp_path):
     BACKENDS["bytes"].save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(
@@ -93,6 +110,9 @@ def test_special_tokens_and_settings(tmp_path):
     assert t.decode([0, *t.encode("fox")]) == "fox"
     (tmp_path / "chat_template.jinja").write_text("{{ 2 }}")
     assert Tokenizer.load(tmp_path, {}).chat_template == "{{ 2 }}"
+    (tmp_path / "chat_template.jinja").write_bytes(b"{{ 2 }}\xff")
+    with pytest.raises(ModelError, match=r"chat_template.jinja is not valid UTF-8 at byte 7"):
+        Tokenizer.load(tmp_path, {})
     with pytest.raises(RequestError, match="Unicode"):
         t.encode("\ud800")
     (tmp_path / "tokenizer.json").write_text("{")
@@ -101,6 +121,15 @@ def test_special_tokens_and_settings(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"no tokenizer\.json"):
         Tokenizer.load(tmp_path, {})
+
+
+def test_text_that_has_no_tokens_is_refused():
+    words = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="<unk>"))
+    t = Tokenizer(words, {}, None)
+    assert t.encode("a") == [0]
+    with pytest.raises(RequestError, match=r"tokenizer cannot encode the prompt: .*; change it") as caught:
+        t.encode("b")
+    assert caught.value.field == "prompt"
 
 
 CHATML = (

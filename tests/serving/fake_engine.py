@@ -123,7 +123,9 @@ class FakeEngine:
                 if params.logprobs is not None:
                     piece.new_logprobs = [self._logprobs(token, params.logprobs)]
                 moved.append(piece)
-            outputs.append(RequestOutput(id, None, prompt, moved, last, of_prompt, num_cached_tokens=2))
+            outputs.append(
+                RequestOutput(id, None, prompt, moved, last, of_prompt, num_cached_tokens=2, queue_seconds=0.25)
+            )
         return outputs
 
     def _logprobs(self, token: int, top: int) -> TokenLogprobs:

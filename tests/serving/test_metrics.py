@@ -36,12 +36,15 @@ def test_requests_are_timed_and_counted_by_their_end() -> None:
         http.post("/v1/completions", json={"model": "fake", "prompt": "a", "n": 2})
         http.post("/v1/completions", json={"model": "fake", "prompt": "a", "max_tokens": 1})
         http.post("/v1/completions", json={"model": "fake", "prompt": [[]]})  # refused: counts nowhere
+        http.post("/v1/completions", json={"model": "fake", "prompt": ["a", "b"], "n": 2, "max_tokens": 1})
         found = scraped(http.get("/metrics").text)
-    assert found["anychip_time_to_first_token_seconds_count"] == 3
+    assert found["anychip_queue_time_seconds_count"] == 4  # prompts, not completions
+    assert found["anychip_queue_time_seconds_sum"] == 1
+    assert found["anychip_time_to_first_token_seconds_count"] == 7
     assert found["anychip_inter_token_latency_seconds_count"] == 2 * 3
-    assert found["anychip_request_latency_seconds_count"] == 3
+    assert found["anychip_request_latency_seconds_count"] == 7
     assert found['anychip_requests_finished_total{finish_reason="stop"}'] == 2
-    assert found['anychip_requests_finished_total{finish_reason="length"}'] == 1
+    assert found['anychip_requests_finished_total{finish_reason="length"}'] == 5
     assert found['anychip_requests_finished_total{finish_reason="abort"}'] == 0
     assert found['anychip_requests_finished_total{finish_reason="error"}'] == 0
 

@@ -57,6 +57,8 @@ class RequestOutput:
     """prompt tokens taken from the prefix cache"""
     error: str | None = None
     """why the request failed, when a finish_reason is "error" """
+    queue_seconds: float | None = None
+    """from the request's coming to the first step that computed it; None until then"""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from time import perf_counter
 
 import numpy as np
 
@@ -21,6 +22,8 @@ class Status(Enum):
 class Request:
     """`prompt`: int32 [N]. `seed`: drawn by the engine if the params have none. `stop_ids`: token ids that end it.
     `limit`: length of prompt and output at which it ends. Lower `priority` goes first, then lower `arrival`.
+
+    `made`, `started`: when it came and when a step first computed it, on the clock of `time.perf_counter`.
 
     `siblings`: the other completions of the same prompt; they take over this one's pages once its prompt is done."""
 
@@ -43,10 +46,16 @@ class Request:
     page_names: list[bytes] = field(default_factory=list)
     num_cached: int = 0
     preemptions: int = 0
+    made: float = field(default_factory=perf_counter)
+    started: float | None = None
 
     @property
     def num_tokens(self) -> int:
         return len(self.prompt) + len(self.output)
+
+    @property
+    def queue_seconds(self) -> float | None:
+        return None if self.started is None else self.started - self.made
 
     def tokens(self, start: int = 0, end: int | None = None) -> np.ndarray:
         """int32 [end - start] of prompt and output."""

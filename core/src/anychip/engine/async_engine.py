@@ -41,7 +41,9 @@ class AsyncEngine:
         self._built: Built = build(model, self.options, progress=progress)
         self._core: EngineCore = self._built.core
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._owner: dict[Request, _Stream] = {}
+        self._owner: dict[Request, _Stream] = {}  # the engine thread's
+        self._open: set[_Stream] = set()  # everyone who waits for a piece
+        self._lock = threading.Lock()  # of `_open` and `_dead`: nobody may begin to wait once the engine is dead
         self._ids = itertools.count(1)
         self._dead: str | None = None
         self._stats = self._core.stats()
@@ -85,22 +87,24 @@ class AsyncEngine:
         frees its pages. Raises RequestError at the first piece, EngineDeadError when the engine has stopped."""
         params = params or SamplingParams.from_generation_config(self._built.generation_config)
         id = request_id or str(next(self._ids))
-        ids = encode(self._built.tokenizer, prompt if isinstance(prompt, str) else list(prompt))
+        ids = encode(self._built.tokenizer, prompt)
         if params.stop_strings and self._built.tokenizer is None:
             raise RequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
         requests = self._core.make(id, ids, params, priority=priority, salt=cache_salt or "")
         text = RequestText(id, prompt if isinstance(prompt, str) else None, requests, self._built.tokenizer)
         stream = _Stream(text, asyncio.get_running_loop())
-        self._send(lambda: self._add(stream))
+        self._enter(stream)
         finished = False
         try:
             while not finished:
                 piece = await stream.queue.get()
                 if piece is None:
-                    raise EngineDeadError(self._dead or "the engine was closed; start a new one")
+                    raise EngineDeadError(self._dead or "the engine stopped")
                 finished = piece.finished
                 yield piece
         finally:
+            with self._lock:
+                self._open.discard(stream)
             if not finished:
                 self._inbox.put(lambda: self._cancel(stream))
 
@@ -109,10 +113,12 @@ class AsyncEngine:
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _send(self, command: Callable[[], None]) -> None:
-        if not self.alive:
-            raise EngineDeadError(self._dead or "the engine was closed; start a new one")
-        self._inbox.put(command)
+    def _enter(self, stream: _Stream) -> None:
+        with self._lock:
+            if self._dead is not None:
+                raise EngineDeadError(self._dead)
+            self._open.add(stream)
+        self._inbox.put(lambda: self._add(stream))
 
     # -- on the engine's thread ----------------------------------------------------------------------------------
 
@@ -122,14 +128,19 @@ class AsyncEngine:
                 for stream in self._step():
                     stream.put(stream.text.output())
                 self._stats = self._core.stats()
-        except Exception as error:  # a fault of ours: nobody may wait forever
-            self._dead = f"the engine stopped: {type(error).__name__}: {error}; start it again"
+        except BaseException as error:  # a fault of ours, or a panic of the tokenizer: nobody may wait forever
+            self._die(f"the engine stopped: {type(error).__name__}: {error}; start it again")
         else:
-            self._dead = "the engine was closed; start a new one"
-        for stream in set(self._owner.values()):
-            stream.put(None)
+            self._die("the engine was closed; start a new one")
         self._core.close()
         self._stats = self._core.stats()
+
+    def _die(self, reason: str) -> None:
+        with self._lock:
+            self._dead = reason
+            left = set(self._open)
+        for stream in left:
+            stream.put(None)
 
     def _take_commands(self) -> bool:
         """Waits for a command when there is nothing to run. False: close."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +139,11 @@ def _check_defaults(checkpoint: Checkpoint) -> None:
         raise ModelError(f"generation_config.json of {checkpoint.name}: {error}; correct the field") from error
 
 
-def encode(tokenizer: Tokenizer | None, prompt: str | list[int]) -> list[int]:
-    """Token ids of a prompt. Raises RequestError for text without a tokenizer."""
+def encode(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> list[int]:
+    """Token ids of a prompt. Raises RequestError for text without a tokenizer, and for what is no prompt."""
     if not isinstance(prompt, str):
+        if not isinstance(prompt, Iterable):
+            raise RequestError(f"the prompt is {prompt!r:.60}; expected text or a list of token ids", "prompt")
         return list(prompt)
     if tokenizer is None:
         raise RequestError("the prompt is text, but the engine has no tokenizer; pass token ids", "prompt")

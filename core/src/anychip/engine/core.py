@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 from anychip_sdk.contract import DeviceError, KVLayout, NotSupported
@@ -21,6 +22,8 @@ from anychip.sampling_params import SamplingParams
 from anychip.scheduler.plan import StepPlan
 from anychip.scheduler.scheduler import Scheduler
 from anychip.scheduler.table import RequestTable
+
+MAX_SALT = 1024
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class EngineCore:
         """The request's completions, checked and ready for `add`. Raises RequestError. Touches nothing that
         `step` does, so other threads may call it."""
         tokens = self._check_prompt(prompt, params)
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise RequestError(f"priority is {priority!r:.60}; expected a whole number", "priority")
+        if not isinstance(salt, str) or len(salt) > MAX_SALT or any("\ud800" <= c <= "\udfff" for c in salt):
+            expected = f"valid Unicode text of at most {MAX_SALT} characters"
+            raise RequestError(f"cache_salt is {salt!r:.60}; expected {expected}", "cache_salt")
         if priority and not self.scheduler.by_priority:
             raise RequestError(
                 f"priority is {priority}, but the engine serves in order of arrival; start it with --policy priority",
@@ -135,6 +143,8 @@ class EngineCore:
         plan = self.scheduler.schedule()
         if plan is None:
             return []
+        for request in plan.requests[plan.num_decodes :]:
+            request.started = request.started or perf_counter()
         try:
             result = self._runner.collect(self._runner.launch(plan))
         except (DeviceError, NotSupported, MemoryError) as error:

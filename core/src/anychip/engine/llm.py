@@ -152,7 +152,7 @@ class LLM:
 
     def _make(self, prompt: Prompt, params: SamplingParams, priority: int, salt: str) -> RequestText:
         self._counter += 1
-        ids = encode(self._built.tokenizer, prompt if isinstance(prompt, str) else list(prompt))
+        ids = encode(self._built.tokenizer, prompt)
         if params.stop_strings and self._built.tokenizer is None:
             raise RequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
         requests = self._core.make(str(self._counter), ids, params, priority=priority, salt=salt)
@@ -187,8 +187,9 @@ class LLM:
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
-        return [prompts]
-    if len(prompts) and isinstance(prompts[0], int):
+    """A prompt has a length, and a token has none."""
+    if isinstance(prompts, str) or not hasattr(prompts, "__len__"):
+        return [prompts]  # type: ignore[list-item]
+    if len(prompts) and not hasattr(prompts[0], "__len__"):
         return [prompts]  # type: ignore[list-item]
     return list(prompts)  # type: ignore[arg-type]

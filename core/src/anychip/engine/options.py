@@ -8,13 +8,16 @@ from typing import Any, Literal
 from anychip.errors import RequestError
 
 _OPTIONAL_COUNTS = (
-    "max_model_len",
     "max_num_batched_tokens",
     "max_prefill_chunk",
     "page_size",
     "kv_cache_memory",
     "threads",
 )
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +56,23 @@ class EngineOptions:
     """refuse to start when an op runs on a fallback"""
 
     def __post_init__(self) -> None:
-        self._require(
-            "max_num_seqs", isinstance(self.max_num_seqs, int) and self.max_num_seqs >= 1, "a whole number >= 1"
-        )
+        self._require("device", isinstance(self.device, str), "auto, NAME or NAME:INDEX")
+        self._require("max_num_seqs", _is_count(self.max_num_seqs, 1), "a whole number >= 1")
         for name in _OPTIONAL_COUNTS:
             v = getattr(self, name)
-            self._require(name, v is None or (isinstance(v, int) and v >= 1), "a whole number >= 1")
+            self._require(name, v is None or _is_count(v, 1), "a whole number >= 1")
+        length = self.max_model_len
         self._require(
-            "kv_pages", self.kv_pages is None or self.kv_pages >= 2, "a whole number >= 2 (page 0 is scratch)"
+            "max_model_len", length is None or _is_count(length, 2), "a whole number >= 2 (prompt and output)"
         )
-        self._require("memory_fraction", 0 < self.memory_fraction <= 1, "a number greater than 0 and at most 1")
+        scratch = "a whole number >= 2 (page 0 is scratch)"
+        self._require("kv_pages", self.kv_pages is None or _is_count(self.kv_pages, 2), scratch)
+        share = self.memory_fraction
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        self._require("memory_fraction", number and 0 < share <= 1, "a number greater than 0 and at most 1")
+        for name in ("prefix_caching", "strict"):
+            self._require(name, isinstance(getattr(self, name), bool), "true or false")
+        self._require("revision", self.revision is None or isinstance(self.revision, str), "a branch, tag or commit")
         self._require("policy", self.policy in ("fcfs", "priority"), "fcfs or priority")
         dtypes = ("auto", "float32", "bfloat16", "float16", "float64")
         self._require("dtype", self.dtype in dtypes, "one of " + ", ".join(dtypes))

@@ -122,4 +122,5 @@ class RequestText:
             self._prompt_logprobs,
             first.num_cached,
             self._error,
+            first.queue_seconds,
         )

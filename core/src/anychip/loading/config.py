@@ -25,19 +25,33 @@ class _Required:
 
 
 _REQUIRED: Final = _Required()
+MAX_INT: Final = 2**31 - 1
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ModelError if it cannot be read, is not JSON or is not an object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
+        value = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON ({error}); download the checkpoint again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a JSON {type(value).__name__}, expected an object; check the checkpoint")
     return value
+
+
+def read_text(path: Path) -> str:
+    """A file in UTF-8. Raises ModelError if it cannot be read, or is something else."""
+    try:
+        return _read(path)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not valid UTF-8 at byte {error.start}; download the checkpoint again") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}; check the file and its permissions") from error
 
 
 class ConfigReader:
@@ -59,11 +73,11 @@ class ConfigReader:
         self._architecture = f" (architecture {architectures[0]})" if named and architectures else ""
 
     @overload
-    def int(self, field: Str, *, minimum: Int = 1) -> Int: ...
+    def int(self, field: Str, *, minimum: Int = 1, maximum: Int = MAX_INT) -> Int: ...
     @overload
-    def int(self, field: Str, default: D, *, minimum: Int = 1) -> Int | D: ...
-    def int(self, field: Str, default: Any = _REQUIRED, *, minimum: Int = 1) -> Any:
-        """An integer of at least `minimum`; true and false are not integers."""
+    def int(self, field: Str, default: D, *, minimum: Int = 1, maximum: Int = MAX_INT) -> Int | D: ...
+    def int(self, field: Str, default: Any = _REQUIRED, *, minimum: Int = 1, maximum: Int = MAX_INT) -> Any:
+        """An integer from `minimum` to `maximum`; true and false are not integers."""
         value = self._get(field, default, "an integer")
         if value is None or value is default:
             return value
@@ -71,6 +85,8 @@ class ConfigReader:
             raise self._wrong(field, value, "an integer")
         if value < minimum:
             raise self._wrong(field, value, f"at least {minimum}")
+        if value > maximum:
+            raise self._wrong(field, value, f"at most {maximum}")
         return value
 
     @overload

@@ -10,6 +10,8 @@ from anychip.errors import ModelError
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja")
 """All that is ever downloaded: no code and no pickles."""
+UNUSED = ("*/*", "consolidated*.safetensors")
+"""And of these not what no checkpoint needs: other formats in folders, and a second copy of the weights."""
 
 _ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
@@ -31,7 +33,9 @@ def fetch(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(PATTERNS)))
+        return Path(
+            snapshot_download(repo_id, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=list(UNUSED))
+        )
     except errors.GatedRepoError as error:
         raise ModelError(f"{repo_id} is gated: accept its licence on the hub, then set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anychip.errors import ModelError, RequestError
-from anychip.loading.config import read_json_object
+from anychip.loading.config import read_json_object, read_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -64,21 +64,29 @@ class Tokenizer:
         return self._backend.token_to_id(self.bos_token) if self.bos_token else None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Raises RequestError for text that is no valid Unicode (lone surrogates)."""
+        """Raises RequestError for text that is no valid Unicode (lone surrogates), or that has no tokens."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise RequestError(
                 f"the prompt is no valid Unicode at character {error.start}; mend the text", "prompt"
             ) from error
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        try:
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # the library raises bare Exception for text that its model has no tokens for
+            cause = (str(error).splitlines() or ["no reason given"])[0]
+            raise RequestError(
+                f"the model's tokenizer cannot encode the prompt: {cause}; change it", "prompt"
+            ) from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def token_text(self, token: int) -> str:
-        """One token by itself, special ones too; for logprobs."""
-        return self._backend.decode([token], skip_special_tokens=False)
+        """One token as it stands within a text, special ones too; for logprobs. Decoders of the SentencePiece kind
+        drop the space before a text's first word, so the token is shown after itself."""
+        alone, twice = (self.decode([token] * count, skip_special_tokens=False) for count in (1, 2))
+        return twice[len(alone) :] if twice.startswith(alone) else alone
 
 
 def _token_text(value: object) -> str:
@@ -90,7 +98,7 @@ def _token_text(value: object) -> str:
 def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, or chat_template.json, or the field in tokenizer_config.json; of several the default."""
     if (file := path / "chat_template.jinja").is_file():
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     value = settings.get("chat_template")
     if value is None and (file := path / "chat_template.json").is_file():
         value = read_json_object(file).get("chat_template")

@@ -11,6 +11,8 @@ from anychip.errors import ModelError
 from anychip.loading.config import ConfigReader
 
 ACTIVATIONS: Mapping[str, Activation] = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+MAX_LAYERS, MAX_EXPERTS, MAX_HEAD_DIM = 4096, 4096, 16384
+"""Far beyond any model. A damaged config.json must not fill the memory before its weights are looked at."""
 D = TypeVar("D", float, None)
 
 
@@ -31,15 +33,15 @@ def sizes(c: ConfigReader) -> dict[str, Any]:
     heads = c.int("num_attention_heads")
     kv_heads = c.int("num_key_value_heads", heads)
     hidden = c.int("hidden_size")
-    head_dim = c.int("head_dim", None) or hidden // heads
+    head_dim = c.int("head_dim", None, maximum=MAX_HEAD_DIM) or hidden // heads
     if heads % kv_heads:
         raise ModelError(
             f"num_attention_heads is {heads} in config.json, expected a multiple of num_key_value_heads {kv_heads}; "
             "correct the fields"
         )
-    if head_dim < 2 or head_dim % 2:
+    if not 2 <= head_dim <= MAX_HEAD_DIM or head_dim % 2:
         raise ModelError(
-            f"head_dim is {head_dim} in config.json, expected an even one, as rope needs; use another model"
+            f"head_dim is {head_dim} in config.json, expected an even one up to {MAX_HEAD_DIM}; use another model"
         )
     return {
         "vocab_size": c.int("vocab_size"),
@@ -51,6 +53,10 @@ def sizes(c: ConfigReader) -> dict[str, Any]:
         "max_len": c.int("max_position_embeddings"),
         "eps": positive(c, "rms_norm_eps"),
     }
+
+
+def num_layers(c: ConfigReader) -> int:
+    return c.int("num_hidden_layers", maximum=MAX_LAYERS)
 
 
 def positive(c: ConfigReader, field: str, *default: D) -> float | D:
@@ -88,7 +94,7 @@ def layer_windows(c: ConfigReader, count: int, sliding: list[bool]) -> list[int 
 def moe_routing(c: ConfigReader, *, renormalize: bool, kind: Activation) -> MoESpec:
     """Experts and how many of them a token takes. `num_local_experts` is Mixtral's name, `num_experts` Qwen's;
     either may hold the count in either family."""
-    experts = c.int("num_experts", None) or c.int("num_local_experts")
+    experts = c.int("num_experts", None, maximum=MAX_EXPERTS) or c.int("num_local_experts", maximum=MAX_EXPERTS)
     top_k = c.int("num_experts_per_tok")
     if top_k > experts:
         raise ModelError(

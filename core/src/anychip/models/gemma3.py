@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anychip.errors import ModelError
-from anychip.models.common import activation, layer_windows, positive, reader, sizes
+from anychip.models.common import activation, layer_windows, num_layers, positive, reader, sizes
 from anychip.models.rope import rope_table
 from anychip.models.spec import ModelSpec, arrange_layers
 
@@ -19,7 +19,7 @@ def from_config(config: Mapping[str, Any]) -> ModelSpec:
             "use_bidirectional_attention is true in config.json; known: false: use a causal model, not an encoder"
         )
     s = sizes(c)
-    count = c.int("num_hidden_layers")
+    count = num_layers(c)
     every = c.int("sliding_window_pattern", c.int("_sliding_window_pattern", 6))
     windows = layer_windows(c, count, [bool((i + 1) % every) for i in range(count)])
     layers, groups = arrange_layers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anychip.models.common import activation, reader, sizes
+from anychip.models.common import activation, num_layers, reader, sizes
 from anychip.models.rope import rope_table
 from anychip.models.spec import ModelSpec, arrange_layers
 
@@ -14,7 +14,7 @@ def from_config(config: Mapping[str, Any]) -> ModelSpec:
     c = reader(config)
     s = sizes(c)
     layers, groups = arrange_layers(
-        [None] * c.int("num_hidden_layers"),
+        [None] * num_layers(c),
         num_kv_heads=s["num_kv_heads"],
         head_dim=s["head_dim"],
         scale=s["head_dim"] ** -0.5,

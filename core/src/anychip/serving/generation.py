@@ -84,6 +84,7 @@ class Generation:
             async with aclosing(_merged(self._streams(job))) as outputs:
                 async for prompt, output in outputs:
                     tally.add(prompt, output)
+                    meter.started(prompt, output.queue_seconds)
                     for piece in _pieces(prompt * job.params.n, output, ended):
                         meter.record(piece.choice, piece.output)
                         if piece.output.finish_reason in ("error", "abort"):

@@ -36,6 +36,12 @@ class Metrics:
             buckets=_TOKEN_BUCKETS,
             registry=self._registry,
         )
+        self.queue = Histogram(
+            "anychip_queue_time_seconds",
+            "From a prompt's arrival at the engine to the first step that computes it.",
+            buckets=_FIRST_BUCKETS,
+            registry=self._registry,
+        )
         self.whole = Histogram(
             "anychip_request_latency_seconds",
             "From a request's arrival to the end of a completion.",
@@ -86,7 +92,14 @@ class RequestMeter:
         self._metrics = metrics
         self._arrived = arrived
         self._last: dict[int, float] = {}
+        self._queued: set[int] = set()
         self._open = completions
+
+    def started(self, prompt: int, queue_seconds: float | None) -> None:
+        """Books how long a prompt of the request waited, once it is known."""
+        if queue_seconds is not None and prompt not in self._queued:
+            self._queued.add(prompt)
+            self._metrics.queue.observe(queue_seconds)
 
     def record(self, index: int, output: CompletionOutput) -> None:
         now = time.perf_counter()

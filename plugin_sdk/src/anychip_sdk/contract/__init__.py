@@ -23,6 +23,7 @@ from anychip_sdk.contract.specs import (
     Paged,
     SampleKind,
     StepKey,
+    WeightKind,
     WeightSpec,
 )
 from anychip_sdk.contract.step_plugin import StepPlugin
@@ -34,5 +35,5 @@ __all__ = [
     "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVLayout",
     "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged", "Pending",
     "Platform", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step", "StepKey", "StepPlugin", "Version",
-    "WeightSpec", "hookimpl", "view", "words",
+    "WeightKind", "WeightSpec", "hookimpl", "view", "words",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ class Checked(ABC):  # noqa: B024 - its subclasses have the abstract methods
                 _check_signature(cls, name, known[name])
             elif name not in extra:
                 near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f"; did you mean {near[0]!r}?" if near else "."
                 raise TypeError(
                     f"{cls.__module__}.{cls.__qualname__}.{name} is not part of the contract "
                     f"{'/'.join(r.__name__ for r in roots)}{hint} Private helpers start with an underscore."
