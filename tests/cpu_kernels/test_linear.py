@@ -6,22 +6,12 @@ import numpy as np
 import pytest
 import torch
 from anychip_cpu import native
-from anychip_cpu.kernel_ops import KernelOps
-from anychip_sdk.kits.solo import Solo
 from anychip_sdk.kits.torch.weights import Weight
 
 
-@pytest.fixture(params=native.isas())
-def ops(request):
-    return KernelOps(Solo(), native.kernels(request.param))
-
-
-@pytest.fixture(params=[1, 2, 3], autouse=True)
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture
+def ops(device):
+    return device.ops
 
 
 def weight(outputs, inputs, *, bias=True):
@@ -39,7 +29,7 @@ def error_bound(x, w):
 @pytest.mark.parametrize("rows", [1, 2, 5, 12, 13, 31, 97, 200])
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (7, 5), (32, 64), (33, 65), (129, 100)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_products(ops, rows, outputs, inputs, bias):
+def test_products(ops, threads, rows, outputs, inputs, bias):
     w = weight(outputs, inputs, bias=bias)
     x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(rows))
     y = ops.linear(x, ops._pack(w, embedding=False))

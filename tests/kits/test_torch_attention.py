@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from anychip_sdk.contract import AttentionSpec, Layer, WeightSpec
 from anychip_sdk.kits.torch import decode
-from numpy_batches import page_tables, ragged
-from torch_cases import DTYPES, ORACLE, both, close, draw, kit_device, on_device, wide
+from numpy_batches import ragged
+from torch_cases import (
+    DECODES,
+    DTYPES,
+    ORACLE,
+    PREFILLS,
+    AttentionCase,
+    both,
+    close,
+    draw,
+    kit_device,
+    on_device,
+    wide,
+)
 
 torch.set_num_threads(1)
 DEVICE = kit_device()
 ATTENTION = DEVICE.ops.attention
-DECODES = [(7, 1), (0, 1), (3, 1), (30, 1), (16, 1), (15, 1), (1, 1), (22, 1), (4, 1), (12, 1)]
-PREFILLS = [(0, 5), (4, 6), (8, 8), (0, 17), (19, 3)]
 SPECS = {
     "plain": AttentionSpec(head_dim=8, scale=0.3),
     "window 1": AttentionSpec(head_dim=8, scale=0.3, window=1),
@@ -26,39 +38,7 @@ SPECS = {
 }
 
 
-class Case:
-    """steps: (computed, new) of each sequence, decodes first. The caches of both kits hold the same values."""
-
-    def __init__(self, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", seed=0):
-        self.steps, self.spec, self.dtype, self.layer = steps, spec, dtype, Layer(spec, 1)
-        D, Dv = spec.head_dim, Dv or spec.head_dim
-        lengths = [computed + new for computed, new in steps]
-        used = sum(-(-n // size) for n in lengths)
-        tables = page_tables(lengths, size, 1 + np.random.default_rng(seed).permutation(used))
-        self.host = ragged(steps, tables, size)
-        self.host.counts[3] = sum(1 for _, n in steps if n == 1)
-        self.q = draw(sum(n for _, n in steps), H, D, dtype=dtype, seed=seed)
-        shape = (used + 2, size, K)
-        self.oracle = [tuple(np.full((2, *shape, d), np.nan) for d in (D, Dv))]
-        for i, (length, table) in enumerate(zip(lengths, tables, strict=True)):
-            for cache, d in zip(self.oracle[0], (D, Dv), strict=True):
-                values = wide(draw(length, K, d, dtype=dtype, seed=seed + i + d))
-                cache[1, np.array(table)[np.arange(length) // size], np.arange(length) % size] = values
-        for cache in self.oracle[0]:
-            cache[:, 0] = 0
-        # torch's pages are [pages, K, size, D]
-        to = [[torch.from_numpy(layer).transpose(1, 2).contiguous() for layer in cache] for cache in self.oracle[0]]
-        self.kv = [tuple([t.to(getattr(torch, dtype)) for t in layers] for layers in to)]
-
-    def run(self):
-        return ATTENTION.attend(self.q, self.kv, on_device(DEVICE, self.host), self.layer)
-
-    def check(self):
-        wanted = ORACLE.ops.attention.attend(wide(self.q), self.oracle, self.host, self.layer)
-        got = self.run()
-        # probabilities, and the scores before them, are rounded to the dtype
-        close(got, wanted, self.dtype, terms=200)
-        return got
+Case = partial(AttentionCase, DEVICE)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())

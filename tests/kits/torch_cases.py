@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from anychip_sdk.contract import Batch, Capabilities, DeviceInfo, Reader, WeightSpec, view
+from anychip_sdk.contract import Batch, Capabilities, DeviceInfo, Layer, Reader, WeightSpec, view
 from anychip_sdk.kits.numpy.platform import NumpyPlatform
 from anychip_sdk.kits.torch import TorchDevice
+from numpy_batches import page_tables, ragged
 
 ORACLE = NumpyPlatform().open()
 DTYPES = ("float32", "bfloat16", "float16")
 EPSILON = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 """One unit in the last place, relative."""
+DECODES = [(7, 1), (0, 1), (3, 1), (30, 1), (16, 1), (15, 1), (1, 1), (22, 1), (4, 1), (12, 1)]
+PREFILLS = [(0, 5), (4, 6), (8, 8), (0, 17), (19, 3)]
+"""Sequences of a ragged batch: (tokens computed before, tokens new)."""
 
 
 def kit_device() -> TorchDevice:
@@ -60,3 +64,38 @@ def on_device(device: TorchDevice, host: Batch) -> Batch:
     fields = (vars(host)[name] for name in vars(host) if name not in ("key", "plan"))
     buffer = np.concatenate([array.ravel() for array in fields])
     return attention.begin(view(torch.from_numpy(buffer), key))
+
+
+class AttentionCase:
+    """steps: (computed, new) of each sequence, decodes first. The caches of both kits hold the same values."""
+
+    def __init__(self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", seed=0):
+        self.device, self.dtype, self.layer = device, dtype, Layer(spec, 1)
+        D, Dv = spec.head_dim, Dv or spec.head_dim
+        lengths = [computed + new for computed, new in steps]
+        used = sum(-(-n // size) for n in lengths)
+        tables = page_tables(lengths, size, 1 + np.random.default_rng(seed).permutation(used))
+        self.host = ragged(steps, tables, size)
+        self.host.counts[3] = sum(1 for _, n in steps if n == 1)
+        self.q = draw(sum(n for _, n in steps), H, D, dtype=dtype, seed=seed)
+        shape = (used + 2, size, K)
+        self.oracle = [tuple(np.full((2, *shape, d), np.nan) for d in (D, Dv))]
+        for i, (length, table) in enumerate(zip(lengths, tables, strict=True)):
+            for cache, d in zip(self.oracle[0], (D, Dv), strict=True):
+                values = wide(draw(length, K, d, dtype=dtype, seed=seed + i + d))
+                cache[1, np.array(table)[np.arange(length) // size], np.arange(length) % size] = values
+        for cache in self.oracle[0]:
+            cache[:, 0] = 0
+        # torch's pages are [pages, K, size, D]
+        to = [[torch.from_numpy(layer).transpose(1, 2).contiguous() for layer in cache] for cache in self.oracle[0]]
+        self.kv = [tuple([t.to(getattr(torch, dtype)) for t in layers] for layers in to)]
+
+    def run(self):
+        return self.device.ops.attention.attend(self.q, self.kv, on_device(self.device, self.host), self.layer)
+
+    def check(self):
+        wanted = ORACLE.ops.attention.attend(wide(self.q), self.oracle, self.host, self.layer)
+        got = self.run()
+        # probabilities, and the scores before them, are rounded to the dtype
+        close(got, wanted, self.dtype, terms=200)
+        return got

@@ -11,6 +11,68 @@
 extern "C" {
 #endif
 
+/* Attention over pages: keys [pages, kv_heads, page_size, head_dim], values [pages, kv_heads, page_size, v_dim], of one
+ * layer. q: [tokens, heads, head_dim], out: [tokens, heads, v_dim], both contiguous. Query head h reads KV head
+ * h / (heads / kv_heads). A token sees its own and earlier places, `window` of them if it is not 0. */
+typedef struct {
+    const float* q;
+    float* out;
+    const float* keys;
+    const float* values;
+    float* scratch;
+    const int32_t* pages;         /* [sequences, pages_stride] */
+    const int32_t* lengths;       /* [sequences], with this step's tokens */
+    const int32_t* starts;        /* [sequences + 1] first token of each sequence */
+    const int32_t* task_first;    /* [sequences + 1] first task of each sequence */
+    const int32_t* task_sequence; /* [tasks] */
+    const int32_t* first_chunk;   /* decode: [sequences] the first chunk that is read, of ANYCHIP_DECODE_CHUNK places */
+    int64_t sequences;
+    int64_t heads;
+    int64_t kv_heads;
+    int64_t head_dim;
+    int64_t v_dim;
+    int64_t page_size;
+    int64_t pages_stride;
+    int64_t window;
+    int64_t scratch_stride; /* prefill: floats of one thread's scratch */
+    float scale;
+    float softcap; /* 0: none */
+} AnychipAttention;
+
+/* A decode task is a chunk of this many places, in a sequence of one token; there may be 64 query heads to a KV head.
+ * scratch: [tasks, heads, v_dim + 2]. */
+#define ANYCHIP_DECODE_CHUNK 256
+
+/* A prefill task is this many rows / (heads / kv_heads) tokens of a sequence. scratch, for each thread:
+ * ANYCHIP_PREFILL_ROWS * (head_dim + v + 66) + 64 * (head_dim + v), v = v_dim rounded up to a multiple of 32. */
+#define ANYCHIP_PREFILL_ROWS 96
+
+/* What comes before attention: RMSNorm of each head of q and k (q_norm, k_norm: [head_dim], or null), rotation by
+ * cosine and sine [tokens, head_dim], the sine's first half negated (or null), and the writing of k and v. */
+typedef struct {
+    const float* q; /* [tokens, heads * head_dim], and likewise k and v */
+    const float* k;
+    const float* v;
+    float* out; /* q, ready: [tokens, heads, head_dim] */
+    float* keys;
+    float* values;
+    const int32_t* slots; /* [tokens] page * page_size + place */
+    const float* cosine;
+    const float* sine;
+    const float* q_norm;
+    const float* k_norm;
+    int64_t q_stride;
+    int64_t k_stride;
+    int64_t v_stride;
+    int64_t tokens;
+    int64_t heads;
+    int64_t kv_heads;
+    int64_t head_dim;
+    int64_t v_dim;
+    int64_t page_size;
+    float eps;
+} AnychipPrepare;
+
 typedef struct {
     const char* name;
     /* Outputs of one panel of packed weights: packed [ceil(outputs / width), inputs, width], zeros at the end. */
@@ -23,6 +85,20 @@ typedef struct {
      * result does not depend on the rows beside it. */
     void (*linear_f32)(const float* x, int64_t x_stride, int64_t rows, const float* packed, const float* bias,
                        int64_t outputs, int64_t inputs, float* y, int64_t y_stride, int64_t threads);
+
+    /* weight: [size], y: [rows, size]. total = x + residual, y = its norm, all contiguous. */
+    void (*rms_norm_f32)(const float* x, int64_t x_stride, int64_t rows, int64_t size, const float* weight, float eps,
+                         float* y, int64_t threads);
+    void (*add_rms_norm_f32)(const float* x, const float* residual, int64_t rows, int64_t size, const float* weight,
+                             float eps, float* y, float* total, int64_t threads);
+
+    /* y = silu(gate) * up, or gelu's tanh form. */
+    void (*gated_f32)(const float* gate, int64_t gate_stride, const float* up, int64_t up_stride, int64_t rows,
+                      int64_t size, int64_t gelu, float* y, int64_t threads);
+
+    void (*prepare_f32)(const AnychipPrepare* work, int64_t threads);
+    void (*decode_f32)(const AnychipAttention* work, int64_t threads);
+    void (*prefill_f32)(const AnychipAttention* work, int64_t threads);
 } AnychipKernels;
 
 /* The instruction sets that this processor can run, best first, separated by spaces. */

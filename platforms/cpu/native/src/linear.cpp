@@ -23,14 +23,6 @@ void pack_f32(const float* weight, int64_t outputs, int64_t inputs, float* packe
     });
 }
 
-static inline void put(float* y, Vec a, int64_t count) {
-    if (count >= LANES) {
-        store(y, a);
-        return;
-    }
-    for (int64_t i = 0; i < count; ++i) y[i] = a[i];
-}
-
 // ROWS rows of x by one panel. `count`: the panel's outputs that exist.
 template <int ROWS>
 static void tile(const float* x, int64_t x_stride, const float* panel, const float* bias, int64_t count,
@@ -48,15 +40,9 @@ static void tile(const float* x, int64_t x_stride, const float* panel, const flo
     for (int v = 0; v < VECTORS; ++v) {
         const int64_t left = count - v * LANES;
         if (left <= 0) break;
-        Vec b = {};
-        if (bias) {
-            if (left >= LANES)
-                b = load(bias + v * LANES);
-            else
-                for (int64_t i = 0; i < left; ++i) b[i] = bias[v * LANES + i];
-        }
+        const Vec b = bias ? load_part(bias + v * LANES, left) : Vec{};
 #pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r) put(y + r * y_stride + v * LANES, sum[r][v] + b, left);
+        for (int r = 0; r < ROWS; ++r) store_part(y + r * y_stride + v * LANES, sum[r][v] + b, left);
     }
 }
 

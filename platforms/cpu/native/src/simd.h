@@ -28,6 +28,57 @@ static inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec
 static inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
 static inline Vec fill(float x) { return x - Vec{}; }
 
+typedef int32_t Ints __attribute__((vector_size(4 * ANYCHIP_LANES)));
+
+static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+static inline float sum(Vec v) {
+    // Pairs first, so that the sum's shape does not hang on how the compiler orders it.
+    for (int64_t half = LANES / 2; half > 0; half /= 2)
+        for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
+    return v[0];
+}
+
+static inline float largest(Vec v) {
+    float best = v[0];
+    for (int64_t i = 1; i < LANES; ++i) best = v[i] > best ? v[i] : best;
+    return best;
+}
+
+// e^x, to two units in the last place: x = n ln 2 + r, a polynomial for e^r (Cephes' expf), n into the exponent. Below
+// -87 it is 0, above 88 infinite; NaN stays NaN.
+static inline Vec exponential(Vec x) {
+    const Vec magic = fill(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number, in the low bits
+    const Vec bounded = x > 88.0f ? fill(88.0f) : x;
+    const Vec shifted = bounded * 1.44269504088896341f + magic, n = shifted - magic;
+    const Vec r = bounded - n * 0.693359375f - n * -2.12194440e-4f;
+    Vec p = fill(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const Ints exponent = (Ints)shifted << 23;  // the magic number's bits are shifted out
+    const Vec result = (Vec)((Ints)p + exponent);
+    return x < -87.0f ? Vec{} : x > 88.0f ? fill(__builtin_inff()) : result;
+}
+
+static inline Vec load_part(const float* p, int64_t count) {
+    if (count >= LANES) return load(p);
+    Vec v = {};
+    for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+    return v;
+}
+
+static inline void store_part(float* p, Vec v, int64_t count) {
+    if (count >= LANES) {
+        store(p, v);
+        return;
+    }
+    for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+}
+
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

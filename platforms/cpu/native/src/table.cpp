@@ -1,4 +1,6 @@
 // The kernels of one instruction set.
+#include "attention.h"
+#include "elementwise.h"
 #include "linear.h"
 
 #define ANYCHIP_JOIN(a, b) a##b
@@ -13,4 +15,10 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .width = ANYCHIP_ISA::WIDTH,
     .pack_f32 = ANYCHIP_ISA::pack_f32,
     .linear_f32 = ANYCHIP_ISA::linear_f32,
+    .rms_norm_f32 = ANYCHIP_ISA::rms_norm_f32,
+    .add_rms_norm_f32 = ANYCHIP_ISA::add_rms_norm_f32,
+    .gated_f32 = ANYCHIP_ISA::gated_f32,
+    .prepare_f32 = ANYCHIP_ISA::prepare_f32,
+    .decode_f32 = ANYCHIP_ISA::decode_f32,
+    .prefill_f32 = ANYCHIP_ISA::prefill_f32,
 };

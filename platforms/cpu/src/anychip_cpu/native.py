@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, c_char_p, c_int64, c_void_p
+from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, c_char_p, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,38 @@ LIBRARY = "_kernels.so"
 FORCED = "ANYCHIP_CPU_ISA"
 """Environment variable that names the instruction set to use, for tests and comparisons."""
 
-_P, _N = c_void_p, c_int64
+DECODE_CHUNK = 256
+PREFILL_ROWS = 96
+GROUP_MAX = 64
+"""ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS and the most query heads of one KV head, of the header."""
+
+_P, _N, _F = c_void_p, c_int64, c_float
+
+
+def _struct(**fields: str) -> tuple[tuple[str, Any], ...]:
+    """Fields of a C struct by their types' letters: P pointer, N int64, F float."""
+    kinds = {"P": _P, "N": _N, "F": _F}
+    return tuple((name, kinds[kind]) for kind, names in fields.items() for name in names.split())
+
+
+class AttentionWork(Structure):
+    """`AnychipAttention` of native/include/anychip_cpu.h."""
+
+    _fields_ = _struct(
+        P="q out keys values scratch pages lengths starts task_first task_sequence first_chunk",
+        N="sequences heads kv_heads head_dim v_dim page_size pages_stride window scratch_stride",
+        F="scale softcap",
+    )
+
+
+class PrepareWork(Structure):
+    """`AnychipPrepare` of native/include/anychip_cpu.h."""
+
+    _fields_ = _struct(
+        P="q k v out keys values slots cosine sine q_norm k_norm",
+        N="q_stride k_stride v_stride tokens heads kv_heads head_dim v_dim page_size",
+        F="eps",
+    )
 
 
 class Kernels(Structure):
@@ -26,12 +57,24 @@ class Kernels(Structure):
     width: int
     pack_f32: Any
     linear_f32: Any
+    rms_norm_f32: Any
+    add_rms_norm_f32: Any
+    gated_f32: Any
+    prepare_f32: Any
+    decode_f32: Any
+    prefill_f32: Any
 
     _fields_ = (
         ("name", c_char_p),
         ("width", _N),
         ("pack_f32", CFUNCTYPE(None, _P, _N, _N, _P, _N)),
         ("linear_f32", CFUNCTYPE(None, _P, _N, _N, _P, _P, _N, _N, _P, _N, _N)),
+        ("rms_norm_f32", CFUNCTYPE(None, _P, _N, _N, _N, _P, _F, _P, _N)),
+        ("add_rms_norm_f32", CFUNCTYPE(None, _P, _P, _N, _N, _P, _F, _P, _P, _N)),
+        ("gated_f32", CFUNCTYPE(None, _P, _N, _P, _N, _N, _N, _N, _P, _N)),
+        ("prepare_f32", CFUNCTYPE(None, POINTER(PrepareWork), _N)),
+        ("decode_f32", CFUNCTYPE(None, POINTER(AttentionWork), _N)),
+        ("prefill_f32", CFUNCTYPE(None, POINTER(AttentionWork), _N)),
     )
 
 

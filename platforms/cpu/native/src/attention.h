@@ -1,0 +1,30 @@
+// Ragged paged attention.
+#pragma once
+
+#include "simd.h"
+
+namespace ANYCHIP_ISA {
+
+constexpr int64_t CHUNK = ANYCHIP_DECODE_CHUNK;
+constexpr int64_t GROUP_MAX = 64;  // query heads of one KV head
+
+void decode_f32(const AnychipAttention* work, int64_t threads);
+void prefill_f32(const AnychipAttention* work, int64_t threads);
+
+// Where place `place` of sequence `s` lies: a row of its KV head's keys or values.
+static inline int64_t row_of(const AnychipAttention& w, int64_t s, int64_t head, int64_t place) {
+    const int64_t page = w.pages[s * w.pages_stride + place / w.page_size];
+    return (page * w.kv_heads + head) * w.page_size + place % w.page_size;
+}
+
+// The first place that the token at `position` sees.
+static inline int64_t first_seen(const AnychipAttention& w, int64_t position) {
+    return w.window > 0 && position >= w.window ? position - w.window + 1 : 0;
+}
+
+// softcap * tanh(x / softcap), in place: tanh(u) = 1 - 2 / (1 + e^(2u)).
+static inline Vec capped(Vec x, float softcap) {
+    return softcap - 2.0f * softcap / (1.0f + exponential(x * (2.0f / softcap)));
+}
+
+}  // namespace ANYCHIP_ISA

@@ -1,0 +1,173 @@
+// Many tokens of a sequence: tiles of query rows (tokens times the query heads of one KV head) pass over tiles of
+// places, with a running maximum and sum for each row (Dao et al., "FlashAttention-2", arXiv:2307.08691).
+#include <math.h>
+
+#include "attention.h"
+#include "linear.h"
+#include "threads.h"
+
+namespace ANYCHIP_ISA {
+
+constexpr int64_t PLACES = 64;  // of one tile; a multiple of WIDTH
+static_assert(PLACES % WIDTH == 0, "tiles of places are whole panels");
+
+// c = a b, or c += a b, for ROWS rows of a: [., depth] and one panel of b: [depth, WIDTH].
+template <int ROWS>
+static void multiply(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth, float* c,
+                     int64_t c_stride, bool add) {
+    Vec total[ROWS][VECTORS] = {};
+    for (int64_t i = 0; i < depth; ++i) {
+        Vec row[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) row[v] = load(b + i * b_stride + v * LANES);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < VECTORS; ++v) total[r][v] += fill(a[r * a_stride + i]) * row[v];
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) {
+            float* at = c + r * c_stride + v * LANES;
+            store(at, add ? load(at) + total[r][v] : total[r][v]);
+        }
+}
+
+typedef void (*Multiply)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t, bool);
+static const Multiply MULTIPLY[] = {nullptr,      multiply<1>, multiply<2>, multiply<3>,  multiply<4>,
+                                    multiply<5>,  multiply<6>,
+#if ANYCHIP_LANES == 16
+                                    multiply<7>,  multiply<8>, multiply<9>, multiply<10>, multiply<11>,
+                                    multiply<12>
+#endif
+};
+
+namespace {
+
+struct Tiles {
+    const AnychipAttention& w;
+    int64_t width;  // v_dim, rounded up to whole panels
+    // Of this thread: rows of queries, keys [panels of PLACES][head_dim][WIDTH], values [PLACES][width],
+    // scores [rows][PLACES], sums of values [rows][width], and each row's maximum and sum.
+    float *queries, *keys, *values, *scores, *out, *top, *total;
+
+    Tiles(const AnychipAttention& work, float* scratch) : w(work), width(ceil_div(work.v_dim, WIDTH) * WIDTH) {
+        queries = scratch;
+        keys = queries + ANYCHIP_PREFILL_ROWS * w.head_dim;
+        values = keys + PLACES * w.head_dim;
+        scores = values + PLACES * width;
+        out = scores + ANYCHIP_PREFILL_ROWS * PLACES;
+        top = out + ANYCHIP_PREFILL_ROWS * width;
+        total = top + ANYCHIP_PREFILL_ROWS;
+    }
+
+    // Tokens first..end of sequence s, the query heads of one KV head.
+    void run(int64_t s, int64_t head, int64_t first, int64_t end) const {
+        const int64_t group = w.heads / w.kv_heads, rows = (end - first) * group;
+        const int64_t before = w.lengths[s] - (w.starts[s + 1] - w.starts[s]);  // the position of the first token
+        take_queries(s, head, first, end);
+        for (int64_t r = 0; r < rows; ++r) top[r] = -INFINITY, total[r] = 0;
+        for (int64_t i = 0; i < rows * width; ++i) out[i] = 0;
+        const int64_t last = before + end;
+        for (int64_t place = first_seen(w, before + first); place < last; place += PLACES) {
+            take_places(s, head, place, least(PLACES, last - place));
+            for (int64_t column = 0; column < PLACES; column += WIDTH)
+                by_tiles(rows, queries, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim, scores + column,
+                         PLACES, false);
+            for (int64_t r = 0; r < rows; ++r) soften(r, before + first + r / group, place);
+            for (int64_t column = 0; column < width; column += WIDTH)
+                by_tiles(rows, scores, PLACES, values + column, width, PLACES, out + column, width, true);
+        }
+        for (int64_t r = 0; r < rows; ++r) give(s, head, first + r / group, r % group, r);
+    }
+
+    void take_queries(int64_t s, int64_t head, int64_t first, int64_t end) const {
+        const int64_t group = w.heads / w.kv_heads;
+        for (int64_t t = first; t < end; ++t) {
+            const float* q = w.q + ((w.starts[s] + t) * w.heads + head * group) * w.head_dim;
+            float* to = queries + (t - first) * group * w.head_dim;
+            for (int64_t i = 0; i < group * w.head_dim; ++i) to[i] = q[i] * w.scale;
+        }
+    }
+
+    // Keys transposed, so that a panel's row is one dimension of WIDTH places. What is not there is zero.
+    void take_places(int64_t s, int64_t head, int64_t first, int64_t count) const {
+        for (int64_t j = 0; j < PLACES; ++j) {
+            float* k_to = keys + j / WIDTH * WIDTH * w.head_dim + j % WIDTH;
+            float* v_to = values + j * width;
+            if (j >= count) {
+                for (int64_t i = 0; i < w.head_dim; ++i) k_to[i * WIDTH] = 0;
+                for (int64_t i = 0; i < width; ++i) v_to[i] = 0;
+                continue;
+            }
+            const int64_t row = row_of(w, s, head, first + j);
+            const float *k = w.keys + row * w.head_dim, *v = w.values + row * w.v_dim;
+            for (int64_t i = 0; i < w.head_dim; ++i) k_to[i * WIDTH] = k[i];
+            for (int64_t i = 0; i < w.v_dim; ++i) v_to[i] = v[i];
+            for (int64_t i = w.v_dim; i < width; ++i) v_to[i] = 0;
+        }
+    }
+
+    static void by_tiles(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                         int64_t depth, float* c, int64_t c_stride, bool add) {
+        for (int64_t r = 0; r < rows; r += TILE)
+            MULTIPLY[least(TILE, rows - r)](a + r * a_stride, a_stride, b, b_stride, depth, c + r * c_stride, c_stride,
+                                            add);
+    }
+
+    // Scores of one row to probabilities relative to the row's maximum so far; what it has summed is scaled to it.
+    void soften(int64_t r, int64_t position, int64_t first) const {
+        float* row = scores + r * PLACES;
+        const int64_t from = first_seen(w, position) - first, to = position + 1 - first;  // seen in this tile
+        Vec best = fill(-INFINITY);
+        for (int64_t i = 0; i < PLACES; i += LANES) {
+            Vec s = load(row + i);
+            if (w.softcap > 0) s = capped(s, w.softcap);
+            if (i < from || i + LANES > to)
+                for (int64_t j = 0; j < LANES; ++j)
+                    if (i + j < from || i + j >= to) s[j] = -INFINITY;
+            best = larger(s, best);
+            store(row + i, s);
+        }
+        const float highest = fmaxf(top[r], largest(best));
+        if (highest == -INFINITY) {  // nothing of this tile is seen, and nothing was before
+            for (int64_t i = 0; i < PLACES; ++i) row[i] = 0;
+            return;
+        }
+        Vec sums = {};
+        for (int64_t i = 0; i < PLACES; i += LANES) {
+            const Vec p = exponential(load(row + i) - highest);
+            sums += p;
+            store(row + i, p);
+        }
+        const float keep = expf(top[r] - highest);
+        total[r] = total[r] * keep + sum(sums);
+        if (keep != 1.0f)
+            for (int64_t i = 0; i < width; i += LANES) store(out + r * width + i, load(out + r * width + i) * keep);
+        top[r] = highest;
+    }
+
+    void give(int64_t s, int64_t head, int64_t t, int64_t g, int64_t r) const {
+        const int64_t group = w.heads / w.kv_heads;
+        float* to = w.out + ((w.starts[s] + t) * w.heads + head * group + g) * w.v_dim;
+        for (int64_t i = 0; i < w.v_dim; ++i) to[i] = out[r * width + i] / total[r];
+    }
+};
+
+}  // namespace
+
+void prefill_f32(const AnychipAttention* work, int64_t threads) {
+    const AnychipAttention w = *work;
+    const int64_t group = w.heads / w.kv_heads, step = ANYCHIP_PREFILL_ROWS / group;
+    const int64_t tasks = w.task_first[w.sequences] * w.kv_heads;
+#pragma omp parallel num_threads(static_cast<int>(least(threads, tasks)))
+    {
+        const Tiles tiles(w, w.scratch + omp_get_thread_num() * w.scratch_stride);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < tasks; ++i) {
+            const int64_t task = i / w.kv_heads, s = w.task_sequence[task];
+            const int64_t first = (task - w.task_first[s]) * step;
+            tiles.run(s, i % w.kv_heads, first, least(first + step, w.starts[s + 1] - w.starts[s]));
+        }
+    }
+}
+
+}  // namespace ANYCHIP_ISA
