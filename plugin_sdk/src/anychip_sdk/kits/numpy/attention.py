@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 
 from anychip_sdk.contract import Attention, AttentionSpec, Batch, Layer
+from anychip_sdk.kits.limits import refuse_wide_heads
 from anychip_sdk.kits.numpy.allocator import KV
 from anychip_sdk.kits.numpy.math import rms_norm, rotate
 from anychip_sdk.kits.numpy.weights import Weight
 
 
 class NumpyAttention(Attention):
+    def supports(self, spec: AttentionSpec) -> None:
+        refuse_wide_heads(spec)
+
     def write(self, k: np.ndarray, v: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> KV:
         group = layer.attention.group
         for cache, new in zip(kv[group], (k, v), strict=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anychip_sdk.contract import Allocator, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
+from anychip_sdk.contract import Allocator, DType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
 from anychip_sdk.kits.host import host_memory
 from anychip_sdk.kits.paging import plan_pages
 from anychip_sdk.kits.torch.weights import TORCH_DTYPES
@@ -23,8 +24,14 @@ class TorchAllocator(Allocator):
     extends = ("default_page_size",)
     default_page_size = 16
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(
+        self,
+        device: torch.device,
+        dtypes: Sequence[DType] = tuple(TORCH_DTYPES),
+        page_sizes: Sequence[int] = PAGE_SIZES,
+    ) -> None:
+        """dtypes: what KV may be kept in; page_sizes: in tokens. Both as the device claims."""
+        self._device, self._dtypes, self._page_sizes = device, dtypes, page_sizes
 
     def memory(self) -> Memory:
         if self._device.type == "cpu":
@@ -33,11 +40,13 @@ class TorchAllocator(Allocator):
         return Memory(free, total)
 
     def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:
-        size = self.default_page_size if page_size is None else page_size
-        if size not in PAGE_SIZES:
-            raise NotSupported(f"there are no pages of {size} tokens; use a power of two from 1 to {PAGE_SIZES[-1]}")
-        if spec.dtype not in TORCH_DTYPES:
-            raise NotSupported(f"no KV is kept in {spec.dtype}; use {', '.join(TORCH_DTYPES)}")
+        sizes = self._page_sizes
+        default = self.default_page_size if self.default_page_size in sizes else sizes[0]
+        size = default if page_size is None else page_size
+        if size not in sizes:
+            raise NotSupported(f"there are no pages of {size} tokens; use {', '.join(map(str, sizes))}")
+        if spec.dtype not in self._dtypes:
+            raise NotSupported(f"no KV is kept in {spec.dtype}; use {', '.join(self._dtypes)}")
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
 
     def allocate(self, layout: KVLayout) -> KV:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anychip_sdk.contract import Attention, AttentionSpec, Batch, Layer
+from anychip_sdk.kits.limits import refuse_wide_heads
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.decode import Decodes, decode, plan_decodes
 from anychip_sdk.kits.torch.prefill import Prefill, Segment, plan_prefill, prefill
@@ -30,6 +31,9 @@ class Work:
 class TorchAttention(Attention):
     """For devices that run exact shapes: `plan` names every sequence in the key. A device that captures or pads
     overrides `plan` and `attend`."""
+
+    def supports(self, spec: AttentionSpec) -> None:
+        refuse_wide_heads(spec)
 
     def plan(self, host: Batch) -> Static:
         decodes, starts = int(host.counts[3]), host.query_start.tolist()

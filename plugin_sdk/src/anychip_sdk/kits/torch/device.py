@@ -85,7 +85,7 @@ class TorchDevice(Device):
         self.communicator = communicator or Solo()
         self.rank, self.size = self.communicator.rank, self.communicator.size
         self.ops = TorchOps(self.communicator)
-        self.allocator = TorchAllocator(self._device)
+        self.allocator = TorchAllocator(self._device, capabilities.kv_dtypes, capabilities.page_sizes)
 
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
         if dtype not in self.capabilities.weight_dtypes:
