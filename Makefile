@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml platforms/cpu/pyproject.toml constraints.txt
+SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.txt constraints.txt \
+           $(wildcard platforms/cpu/native/*/*)
 
 .PHONY: demo test lint bench clean
 
