@@ -39,6 +39,29 @@ static inline float sum(Vec v) {
     return v[0];
 }
 
+// Lane j of the result is the sum of row j's lanes: neighbours are added, and rows put side by side, until each row is
+// one lane wide. `rows` is overwritten.
+static inline Vec sums(Vec rows[LANES]) {
+    Ints even, odd;
+    int64_t count = LANES;
+#pragma GCC unroll 4
+    for (int64_t width = 1; width < LANES; width *= 2) {
+        // Of two rows a and b: blocks of `width` lanes a0 b0 a2 b2 ..., and a1 b1 a3 b3 ...
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < LANES; ++i) {
+            const int64_t block = i / width, from = block % 2 ? LANES : 0;
+            even[i] = static_cast<int32_t>(from + block / 2 * 2 * width + i % width);
+            odd[i] = static_cast<int32_t>(from + (block / 2 * 2 + 1) * width + i % width);
+        }
+        count /= 2;
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < count; ++i)
+            rows[i] = __builtin_shuffle(rows[2 * i], rows[2 * i + 1], even) +
+                      __builtin_shuffle(rows[2 * i], rows[2 * i + 1], odd);
+    }
+    return rows[0];
+}
+
 static inline float largest(Vec v) {
     float best = v[0];
     for (int64_t i = 1; i < LANES; ++i) best = v[i] > best ? v[i] : best;
