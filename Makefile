@@ -1,18 +1,27 @@
 # make demo    stream text from the embedded model        make test    every test
 # make lint    ruff and mypy                               make bench   the figures of benchmarks/README.md
+# make test-sanitize   the kernels' tests under AddressSanitizer and UBSan (needs g++ and cmake)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.txt constraints.txt \
            $(wildcard platforms/cpu/native/*/*)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-sanitize lint bench clean
 
 demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q
+
+# The kernels of the cpu platform, built with sanitizers. Python itself leaks at exit, so leaks are not looked for.
+SANITIZED := build/sanitize
+test-sanitize: $(VENV)/.dev
+	@cmake -S platforms/cpu -B $(SANITIZED) -DANYCHIP_SANITIZE=ON > /dev/null && cmake --build $(SANITIZED) -j 2 > /dev/null
+	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	 ASAN_OPTIONS=detect_leaks=0 ANYCHIP_CPU_LIBRARY=$(SANITIZED)/_kernels.so \
+	 $(BIN)/python -m pytest -q -p no:cacheprovider tests/cpu_kernels
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -29,6 +29,7 @@ static inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v;
 static inline Vec fill(float x) { return x - Vec{}; }
 
 typedef int32_t Ints __attribute__((vector_size(4 * ANYCHIP_LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * ANYCHIP_LANES)));
 
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
@@ -82,8 +83,8 @@ static inline Vec exponential(Vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    const Ints exponent = (Ints)shifted << 23;  // the magic number's bits are shifted out
-    const Vec result = (Vec)((Ints)p + exponent);
+    const Bits exponent = (Bits)shifted << 23;  // the magic number's bits are shifted out
+    const Vec result = (Vec)((Bits)p + exponent);
     return x < -87.0f ? Vec{} : x > 88.0f ? fill(__builtin_inff()) : result;
 }
 

@@ -21,6 +21,9 @@ PREFILL_ROWS = 96
 GROUP_MAX = 64
 """ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS and the most query heads of one KV head, of the header."""
 
+BUILT = "ANYCHIP_CPU_LIBRARY"
+"""Environment variable that names another build of the library, with the sanitizers for instance."""
+
 _P, _N, _F = c_void_p, c_int64, c_float
 
 
@@ -80,6 +83,8 @@ class Kernels(Structure):
 
 def library_path() -> Path | None:
     """The library, where the platform was installed with a compiler at hand or from a wheel that has it."""
+    if os.environ.get(BUILT):
+        return Path(os.environ[BUILT])
     # An editable install keeps it apart from the sources, so every place of the package is looked at.
     places = (Path(place) / LIBRARY for place in anychip_cpu.__path__)
     return next((path for path in places if path.is_file()), None)
