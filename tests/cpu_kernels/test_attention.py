@@ -61,6 +61,12 @@ def test_the_batch_and_the_threads_change_no_bit(device):
         assert alone.run().equal(wanted[row])
 
 
+@pytest.mark.parametrize("softcap", [1e-3, 50, 1e4, 1e30])
+def test_a_softcap_far_from_the_scores(device, softcap):
+    """tanh near zero, where 1 - 2 / (1 + e^2u) would cancel, and at its ends."""
+    AttentionCase(device, DECODES + PREFILLS, spec(16, softcap=softcap)).check()
+
+
 def test_large_scores_do_not_overflow(device):
     case = AttentionCase(device, DECODES + PREFILLS, AttentionSpec(head_dim=16, scale=40.0))
     case.check()

@@ -22,9 +22,19 @@ static inline int64_t first_seen(const AnychipAttention& w, int64_t position) {
     return w.window > 0 && position >= w.window ? position - w.window + 1 : 0;
 }
 
-// softcap * tanh(x / softcap), in place: tanh(u) = 1 - 2 / (1 + e^(2u)).
-static inline Vec capped(Vec x, float softcap) {
-    return softcap - 2.0f * softcap / (1.0f + exponential(x * (2.0f / softcap)));
+// tanh, to a few units in the last place: 1 - 2 / (1 + e^(2u)) cancels near zero, where a polynomial (Cephes' tanhf)
+// takes its place.
+static inline Vec hyperbolic_tangent(Vec u) {
+    const Vec z = u * u;
+    Vec p = fill(-5.70498872745e-3f);
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    const Vec near = p * z * u + u, far = 1.0f - 2.0f / (1.0f + exponential(2.0f * u));
+    return z < 0.390625f ? near : far;
 }
+
+static inline Vec capped(Vec x, float softcap) { return softcap * hyperbolic_tangent(x / softcap); }
 
 }  // namespace ANYCHIP_ISA
