@@ -99,6 +99,13 @@ typedef struct {
     void (*prepare_f32)(const AnychipPrepare* work, int64_t threads);
     void (*decode_f32)(const AnychipAttention* work, int64_t threads);
     void (*prefill_f32)(const AnychipAttention* work, int64_t threads);
+
+    /* The same products in bfloat16 (its bits), with sums in float32 and inputs in pairs: packed
+     * [ceil(outputs / width), ceil(inputs / 2), width, 2], of 4-byte alignment. */
+    void (*pack_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed, int64_t threads);
+    void (*linear_bf16)(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* packed,
+                        const uint16_t* bias, int64_t outputs, int64_t inputs, uint16_t* y, int64_t y_stride,
+                        int64_t threads);
 } AnychipKernels;
 
 /* The instruction sets that this processor can run, best first, separated by spaces. */

@@ -9,6 +9,9 @@
 extern const AnychipKernels anychip_table_portable;
 #ifdef ANYCHIP_X86
 extern const AnychipKernels anychip_table_avx2, anychip_table_avx512;
+#ifdef ANYCHIP_AVX512_BF16
+extern const AnychipKernels anychip_table_avx512_bf16;
+#endif
 #endif
 
 namespace {
@@ -36,7 +39,9 @@ bool has_avx512() {
 }
 
 constexpr int COUNT =
-#ifdef ANYCHIP_X86
+#ifdef ANYCHIP_AVX512_BF16
+    4;
+#elif defined(ANYCHIP_X86)
     3;
 #else
     1;
@@ -44,6 +49,9 @@ constexpr int COUNT =
 
 const Isa* isas() {
     static const Isa all[COUNT] = {
+#ifdef ANYCHIP_AVX512_BF16
+        {&anychip_table_avx512_bf16, has_avx512() && __builtin_cpu_supports("avx512bf16")},
+#endif
 #ifdef ANYCHIP_X86
         {&anychip_table_avx512, has_avx512()},
         {&anychip_table_avx2, has_avx2()},

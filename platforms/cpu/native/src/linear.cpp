@@ -3,9 +3,7 @@
 // A panel is WIDTH outputs with all their inputs, contiguous. Few rows read every panel once, in order, at the memory's
 // speed; many rows reuse it from the second-level cache, TILE rows at a time with their sums in registers (Goto and
 // van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, with the weight packed ahead of time).
-#include "linear.h"
-
-#include "threads.h"
+#include "panels.h"
 
 namespace ANYCHIP_ISA {
 
@@ -53,41 +51,13 @@ static const Tile TILES[] = {nullptr,  tile<1>, tile<2>, tile<3>, tile<4>,  tile
 #endif
 };
 
-namespace {
-
-struct Product {
-    const float *x, *packed, *bias;
-    float* y;
-    int64_t x_stride, y_stride, rows, outputs, inputs;
-
-    // Rows first..end by panels from..to: every panel passes over BLOCK rows at a time.
-    void run(int64_t first, int64_t end, int64_t from, int64_t to) const {
-        for (int64_t block = first; block < end; block += BLOCK) {
-            const int64_t block_end = least(end, block + BLOCK);
-            for (int64_t panel = from; panel < to; ++panel)
-                for (int64_t row = block; row < block_end; row += TILE) part(row, least(TILE, block_end - row), panel);
-        }
-    }
-
-    void part(int64_t row, int64_t count, int64_t panel) const {
+void linear_f32(const float* x, int64_t x_stride, int64_t rows, const float* packed, const float* bias,
+                int64_t outputs, int64_t inputs, float* y, int64_t y_stride, int64_t threads) {
+    by_panels(rows, outputs, threads, [=](int64_t row, int64_t count, int64_t panel) {
         const int64_t column = panel * WIDTH;
         TILES[count](x + row * x_stride, x_stride, packed + column * inputs, bias ? bias + column : nullptr,
                      outputs - column, inputs, y + row * y_stride + column, y_stride);
-    }
-};
-
-}  // namespace
-
-void linear_f32(const float* x, int64_t x_stride, int64_t rows, const float* packed, const float* bias,
-                int64_t outputs, int64_t inputs, float* y, int64_t y_stride, int64_t threads) {
-    const Product product{x, packed, bias, y, x_stride, y_stride, rows, outputs, inputs};
-    const int64_t panels = ceil_div(outputs, WIDTH), tiles = ceil_div(rows, TILE);
-    if (panels >= 4 * threads || panels >= tiles)  // each thread reads its own part of the weight
-        share(panels, threads, [=](int64_t from, int64_t to) { product.run(0, rows, from, to); });
-    else
-        share(tiles, threads, [=](int64_t first, int64_t end) {
-            product.run(first * TILE, least(rows, end * TILE), 0, panels);
-        });
+    });
 }
 
 }  // namespace ANYCHIP_ISA

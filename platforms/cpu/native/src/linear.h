@@ -14,4 +14,8 @@ void pack_f32(const float* weight, int64_t outputs, int64_t inputs, float* packe
 void linear_f32(const float* x, int64_t x_stride, int64_t rows, const float* packed, const float* bias,
                 int64_t outputs, int64_t inputs, float* y, int64_t y_stride, int64_t threads);
 
+void pack_bf16(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed, int64_t threads);
+void linear_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* packed, const uint16_t* bias,
+                 int64_t outputs, int64_t inputs, uint16_t* y, int64_t y_stride, int64_t threads);
+
 }  // namespace ANYCHIP_ISA

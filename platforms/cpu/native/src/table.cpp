@@ -21,4 +21,6 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .prepare_f32 = ANYCHIP_ISA::prepare_f32,
     .decode_f32 = ANYCHIP_ISA::decode_f32,
     .prefill_f32 = ANYCHIP_ISA::prefill_f32,
+    .pack_bf16 = ANYCHIP_ISA::pack_bf16,
+    .linear_bf16 = ANYCHIP_ISA::linear_bf16,
 };

@@ -1,4 +1,5 @@
-"""The ops that run on kernels of our own, in float32; other dtypes go the way of `CpuOps`."""
+"""The ops that run on kernels of our own: products in float32 and bfloat16, the rest in float32. What is left goes the
+way of `CpuOps`."""
 
 from __future__ import annotations
 
@@ -17,9 +18,12 @@ from anychip_cpu.onednn_ops import CpuOps
 
 @dataclass
 class PackedWeight(Weight):
-    """`tensor`: [panels, inputs, width], see AnychipKernels. `outputs`: rows of the weight it was made of."""
+    """`tensor`: [panels, inputs, width], in bfloat16 [panels, ceil(inputs / 2), width, 2], see AnychipKernels.
+
+    `outputs` and `inputs`: the shape of the weight it was made of."""
 
     outputs: int = 0
+    inputs: int = 0
 
 
 class KernelOps(CpuOps):
@@ -27,7 +31,7 @@ class KernelOps(CpuOps):
         super().__init__(communicator)
         self._kernels = kernels
         self.attention = KernelAttention(kernels)
-        own = f"kernels of our own ({kernels.name.decode()}) in float32; else "
+        own = f"kernels of our own ({kernels.name.decode()}) in float32 and bfloat16; else "
         self.adopted: Mapping[str, str] = {  # type: ignore[misc]  # of this processor, not of the class
             **CpuOps.adopted,
             **{name: own + CpuOps.adopted[name] for name in ("linear", "linear_split", "logits")},
@@ -35,15 +39,18 @@ class KernelOps(CpuOps):
 
     def _pack(self, w: Weight, *, embedding: bool) -> Weight:
         """Of a linear weight or an embedding [O, I]."""
-        if w.tensor.dtype != torch.float32:
+        if w.tensor.dtype not in (torch.float32, torch.bfloat16):
             return super()._pack(w, embedding=embedding)
         outputs, inputs = w.tensor.shape
         width = self._kernels.width
-        panels = torch.empty(-(-outputs // width), inputs, width)
+        halves = w.tensor.dtype == torch.bfloat16
+        shape = (-(-inputs // 2), width, 2) if halves else (inputs, width)
+        panels = w.tensor.new_empty(-(-outputs // width), *shape)
         advise(panels.data_ptr(), panels.nbytes)
         weight = w.tensor.contiguous()
-        self._kernels.pack_f32(weight.data_ptr(), outputs, inputs, panels.data_ptr(), torch.get_num_threads())
-        return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs)
+        pack = self._kernels.pack_bf16 if halves else self._kernels.pack_f32
+        pack(weight.data_ptr(), outputs, inputs, panels.data_ptr(), torch.get_num_threads())
+        return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs, inputs=inputs)
 
     def _matmul(self, x: Tensor, w: Weight) -> Tensor:
         if not isinstance(w, PackedWeight):
@@ -51,7 +58,8 @@ class KernelOps(CpuOps):
         x = x if x.stride(-1) == 1 else x.contiguous()
         y = x.new_empty(x.shape[0], w.outputs)
         bias = None if w.bias is None else w.bias.data_ptr()
-        self._kernels.linear_f32(
+        multiply = self._kernels.linear_bf16 if x.dtype == torch.bfloat16 else self._kernels.linear_f32
+        multiply(
             *(x.data_ptr(), x.stride(0), x.shape[0], w.tensor.data_ptr(), bias, w.outputs, x.shape[1]),
             *(y.data_ptr(), w.outputs, torch.get_num_threads()),
         )
@@ -60,8 +68,9 @@ class KernelOps(CpuOps):
     def embedding(self, ids: Tensor, w: Weight, scale: float = 1.0) -> Tensor:
         if not isinstance(w, PackedWeight):
             return super().embedding(ids, w, scale)
-        panel, place = ids // w.tensor.shape[2], ids % w.tensor.shape[2]
-        x = w.tensor[panel.long(), :, place.long()]  # [T, E]
+        width = self._kernels.width
+        panel, place = ids // width, ids % width
+        x = w.tensor[panel.long(), :, place.long()].flatten(1)[:, : w.inputs]  # [T, E]
         return x if scale == 1.0 else x * scale
 
     def rms_norm(self, x: Tensor, w: Weight, eps: float) -> Tensor:

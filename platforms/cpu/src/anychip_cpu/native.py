@@ -66,6 +66,8 @@ class Kernels(Structure):
     prepare_f32: Any
     decode_f32: Any
     prefill_f32: Any
+    pack_bf16: Any
+    linear_bf16: Any
 
     _fields_ = (
         ("name", c_char_p),
@@ -78,6 +80,8 @@ class Kernels(Structure):
         ("prepare_f32", CFUNCTYPE(None, POINTER(PrepareWork), _N)),
         ("decode_f32", CFUNCTYPE(None, POINTER(AttentionWork), _N)),
         ("prefill_f32", CFUNCTYPE(None, POINTER(AttentionWork), _N)),
+        ("pack_bf16", CFUNCTYPE(None, _P, _N, _N, _P, _N)),
+        ("linear_bf16", CFUNCTYPE(None, _P, _N, _N, _P, _P, _N, _N, _P, _N, _N)),
     )
 
 

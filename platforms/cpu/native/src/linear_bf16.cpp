@@ -1,0 +1,103 @@
+// y = x W^T + b in bfloat16, with sums in float32.
+//
+// Inputs lie in pairs, one 32-bit word for each output: what a bfloat16 dot product takes (it reads subnormal numbers
+// as zero), and what a shift and a mask turn into two floats where there is none.
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+#include "panels.h"
+
+namespace ANYCHIP_ISA {
+
+constexpr int64_t AHEAD = 2048 / 4;  // words that a panel is fetched ahead
+
+typedef uint32_t LooseBits __attribute__((vector_size(4 * ANYCHIP_LANES), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(2 * ANYCHIP_LANES)));
+
+void pack_bf16(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed, int64_t threads) {
+    const int64_t padded = (inputs + 1) / 2 * 2;
+    share(ceil_div(outputs, WIDTH), threads, [=](int64_t first, int64_t end) {
+        for (int64_t panel = first; panel < end; ++panel) {
+            const int64_t count = least(WIDTH, outputs - panel * WIDTH);
+            const uint16_t* rows = weight + panel * WIDTH * inputs;
+            uint16_t* out = packed + panel * WIDTH * padded;
+            for (int64_t i = 0; i < padded; ++i)
+                for (int64_t o = 0; o < WIDTH; ++o)
+                    out[(i / 2 * WIDTH + o) * 2 + i % 2] = o < count && i < inputs ? rows[o * inputs + i] : uint16_t{0};
+        }
+    });
+}
+
+// sum + x's low half * w's low halves + x's high half * w's high halves.
+static inline Vec dot(Vec sum, Bits x, Bits w) {
+#ifdef __AVX512BF16__
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+#else
+    sum += (Vec)(x << 16) * (Vec)(w << 16);
+    return sum + (Vec)(x & 0xffff0000u) * (Vec)(w & 0xffff0000u);
+#endif
+}
+
+static inline float widen(uint16_t x) {
+    const uint32_t bits = static_cast<uint32_t>(x) << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+static inline void store_bf16(uint16_t* p, Vec v, int64_t count) {
+    const Bits bits = (Bits)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Halves halves = __builtin_convertvector(v == v ? rounded : (bits >> 16 | 0x40u), Halves);
+    if (count >= LANES)
+        __builtin_memcpy(p, &halves, sizeof halves);
+    else
+        for (int64_t i = 0; i < count; ++i) p[i] = halves[i];
+}
+
+// ROWS rows of x by one panel. `count`: the panel's outputs that exist.
+template <int ROWS>
+static void tile(const uint16_t* x, int64_t x_stride, const uint32_t* panel, const uint16_t* bias, int64_t count,
+                 int64_t inputs, uint16_t* y, int64_t y_stride) {
+    Vec sum[ROWS][VECTORS] = {};
+    if (bias)
+        for (int64_t o = 0; o < least(WIDTH, count); ++o)
+            for (int r = 0; r < ROWS; ++r) sum[r][o / LANES][o % LANES] = widen(bias[o]);
+    const auto step = [&](int64_t i, bool whole) {
+        const uint32_t* w = panel + i / 2 * WIDTH;
+        if (ROWS <= 4) __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 16);
+        Bits row[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) row[v] = *reinterpret_cast<const LooseBits*>(w + v * LANES);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) {
+            uint32_t pair = x[r * x_stride + i];
+            if (whole) __builtin_memcpy(&pair, x + r * x_stride + i, sizeof pair);
+            for (int v = 0; v < VECTORS; ++v) sum[r][v] = dot(sum[r][v], pair + Bits{}, row[v]);
+        }
+    };
+    for (int64_t i = 0; i + 1 < inputs; i += 2) step(i, true);
+    if (inputs % 2) step(inputs - 1, false);
+    for (int v = 0; v < VECTORS && count > v * LANES; ++v)
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) store_bf16(y + r * y_stride + v * LANES, sum[r][v], count - v * LANES);
+}
+
+typedef void (*Tile)(const uint16_t*, int64_t, const uint32_t*, const uint16_t*, int64_t, int64_t, uint16_t*, int64_t);
+static const Tile TILES[] = {nullptr,  tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
+#if ANYCHIP_LANES == 16
+                             tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>
+#endif
+};
+
+void linear_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* packed, const uint16_t* bias,
+                 int64_t outputs, int64_t inputs, uint16_t* y, int64_t y_stride, int64_t threads) {
+    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(packed);
+    by_panels(rows, outputs, threads, [=](int64_t row, int64_t count, int64_t panel) {
+        const int64_t column = panel * WIDTH;
+        TILES[count](x + row * x_stride, x_stride, pairs + column * ceil_div(inputs, 2), bias ? bias + column : nullptr,
+                     outputs - column, inputs, y + row * y_stride + column, y_stride);
+    });
+}
+
+}  // namespace ANYCHIP_ISA
