@@ -10,6 +10,7 @@ import checkpoints
 import numpy as np
 import pytest
 from anychip import LLM, AsyncEngine, RequestError, SamplingParams
+from anychip.errors import EngineDeadError
 
 GREEDY = {"temperature": 0, "max_tokens": 6, "detokenize": False}
 GOOD = checkpoints.prompts(3, (5, 16, 17))
@@ -192,3 +193,12 @@ def test_bad_requests_beside_good_ones_cost_nothing():
         assert (stats.running, stats.waiting, stats.kv_usage) == (0, 0, 0)
 
     asyncio.run(main())
+
+
+def test_a_closed_engine_says_so():
+    with LLM("demo", device="numpy", max_model_len=64, kv_pages=8) as llm:
+        pass
+    with pytest.raises(EngineDeadError, match="closed; start a new one"):
+        llm.generate("x")
+    with pytest.raises(EngineDeadError, match="closed; start a new one"):
+        llm.stream("x")

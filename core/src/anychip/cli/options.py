@@ -13,7 +13,7 @@ _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--kv-dtype", str, "the KV cache's dtype (auto: as --dtype)"),
     ("--max-model-len", int, "tokens of prompt and output (default: what the model and the memory allow)"),
     ("--max-num-seqs", int, "requests that run at once (default 64)"),
-    ("--max-num-batched-tokens", int, "token budget of a step (default 2048)"),
+    ("--max-num-batched-tokens", int, "token budget of a step (default: the device's choice)"),
     ("--max-prefill-chunk", int, "prompt tokens of one request in one step (default: the whole budget)"),
     ("--page-size", int, "tokens per KV page (default: the device's choice)"),
     ("--kv-cache-memory", int, "bytes for the KV cache (default: half of what is free after the weights)"),

@@ -10,7 +10,7 @@ from typing import Any
 from anychip.engine.build import build, encode
 from anychip.engine.options import EngineOptions
 from anychip.engine.text import RequestText
-from anychip.errors import RequestError
+from anychip.errors import EngineDeadError, RequestError
 from anychip.outputs import EngineStats, RequestOutput
 from anychip.progress import Progress
 from anychip.request import Request
@@ -39,6 +39,7 @@ class LLM:
         self._built = build(os.fspath(model), self.options, tokenizer=not skip_tokenizer, progress=progress)
         self._core = self._built.core
         self._counter = 0
+        self._closed = False
 
     @property
     def max_model_len(self) -> int:
@@ -140,6 +141,7 @@ class LLM:
         self._core.kv.forget_prefixes()
 
     def close(self) -> None:
+        self._closed = True
         self._core.close()
 
     def __enter__(self) -> LLM:
@@ -151,6 +153,8 @@ class LLM:
         self.close()
 
     def _make(self, prompt: Prompt, params: SamplingParams, priority: int, salt: str) -> RequestText:
+        if self._closed:
+            raise EngineDeadError("the engine was closed; start a new one")
         self._counter += 1
         ids = encode(self._built.tokenizer, prompt)
         if params.stop_strings and self._built.tokenizer is None:
