@@ -15,6 +15,9 @@ COMMANDS = {
     "serve": "serve OpenAI's HTTP API",
     "bench": "measure speed: a model's, the engine's own, or the start-up's",
     "devices": "list the platforms and devices found here",
+    "conformance": "test how much of the contract a device keeps",
+    "plugin": "write a new package for a chip",
+    "doctor": "gather what a bug report needs",
     "plan": "say whether a model fits a device, without loading it",
 }
 

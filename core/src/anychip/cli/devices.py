@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from anychip.errors import AnychipError
+if TYPE_CHECKING:
+    from anychip.platforms.inspection import Inspection
+    from anychip.platforms.selection import Probed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,55 +15,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from anychip_sdk.contract import Absent, Broken
+    from anychip_sdk.contract import Found
 
-    from anychip.platforms.selection import Probed, probe_all
-
-    def show(probed: Probed) -> None:
-        name, result = probed.plugin.name, probed.result
-        if isinstance(result, Broken):
-            print(f"{name:12} broken  {result.reason}; to mend it: {result.mend}")
-        elif isinstance(result, Absent):
-            print(f"{name:12} absent  {result.reason}")
-        else:
-            for info in result.devices:
-                print(f"{info.name:12} found   {info.description}  ({probed.plugin.distribution})")
-            if options.verbose:
-                for index in range(len(result.devices)):
-                    _details(probed, index)
+    from anychip.platforms.inspection import inspect_device
+    from anychip.platforms.selection import probe_all
 
     for probed in probe_all():
-        show(probed)
+        if not isinstance(probed.result, Found) or not probed.result.devices:
+            print(_unusable(probed), flush=True)
+            continue
+        for index, info in enumerate(probed.result.devices):
+            description = " ".join(info.description.split())
+            print(f"{info.name:12} found   {description}  ({probed.plugin.distribution})", flush=True)
+            if options.verbose:
+                _show(inspect_device(probed, index))
 
 
-def _details(probed: object, index: int) -> None:
-    from anychip_sdk.contract import Device, DeviceError, Found
+def _unusable(probed: Probed) -> str:
+    """One line on a platform without a device: which distribution, what is wrong, what mends it."""
+    from anychip.platforms.inspection import state
 
+    found = state(probed)
+    maker = probed.plugin.distribution
+    mend = f"; to mend it: {found.mend}" if found.mend else ""
+    return f"{probed.plugin.name:12} {found.word:7} {found.reason}{mend}" + (
+        "" if maker in found.reason else f"  ({maker})"
+    )
+
+
+def _show(found: Inspection) -> None:
     from anychip.engine.budget import gib
-    from anychip.platforms.op_table import op_table
-    from anychip.platforms.selection import Choice, Probed, open_device
 
-    assert isinstance(probed, Probed)
-    assert isinstance(probed.result, Found)
-    assert probed.platform is not None
-    info = probed.result.devices[index]
-    for key, value in info.details.items():
+    for key, value in found.info.details.items():
         print(f"    {key}: {value}")
-    try:
-        device = open_device(Choice(probed.platform, index, info, "listed"), None)
-    except AnychipError as error:
-        print(f"    {error}")
+    if found.problem:
+        print(f"    {found.problem}")
         return
-    try:
-        memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
-    except DeviceError as error:
-        print(f"    cannot tell its memory: {error}")
-        device.close()
-        return
-    print(f"    memory: {gib(memory.free)} free of {gib(memory.total)}")
-    claims = device.capabilities
-    print(f"    weights in {', '.join(claims.weight_dtypes)}; KV in {', '.join(claims.kv_dtypes)}")
-    if isinstance(device, Device):
-        for entry in op_table(device):
-            print(f"    {entry.op:24} {entry.dtype:9} {entry.provider}: {entry.reason}")
-    device.close()
+    assert found.memory is not None
+    assert found.claims is not None
+    print(f"    memory: {gib(found.memory.free)} free of {gib(found.memory.total)}")
+    print(f"    weights in {', '.join(found.claims.weight_dtypes)}; KV in {', '.join(found.claims.kv_dtypes)}")
+    for entry in found.ops:
+        print(f"    {entry.op:24} {entry.dtype:9} {entry.provider}: {entry.reason}")

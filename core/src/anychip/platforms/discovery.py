@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 import pluggy
-from anychip_sdk.contract import CONTRACT_VERSION, ENTRY_POINT_GROUP, Broken, Manifest
+from anychip_sdk.contract import CONTRACT_VERSION, ENTRY_POINT_GROUP, Broken, Manifest, Version
 from anychip_sdk.contract import hooks as hookspecs
+from anychip_sdk.contract.version import runs, supported
+
+from anychip.platforms.isolation import NoAnswer, isolated
 
 UNKNOWN_RANK: Final = 2**31
 """The rank of a plugin that does not load. It could be the best, so `auto` stops at it rather than pass it over."""
@@ -46,17 +47,30 @@ def discover(points: list[EntryPoint] | None = None) -> list[Plugin]:
 def _load(point: EntryPoint) -> Plugin:
     distribution = f"{point.dist.name} {point.dist.version}" if point.dist else f"{point.value} (no distribution)"
     try:
-        with redirect_stdout(sys.stderr):  # what a plugin prints must not get into a command's output
-            manifest = _manifest(point)
+        manifest = isolated(lambda: _manifest(point))
     except (Exception, SystemExit) as error:
-        reason = f"{distribution}: its plugin {point.value!r} does not load: {first_line(error)}"
+        reason = (
+            f"{distribution}: its plugin {point.value!r} does not load: {first_line(error)}{_expected(error, point)}"
+        )
         return Plugin(point.name, distribution, None, Broken(reason, upgrade(distribution)))
-    theirs, ours = manifest.contract, CONTRACT_VERSION
-    if theirs[0] < ours.major - 1 or tuple(theirs) > ours:
-        reason = f"{distribution} is written for contract {theirs[0]}.{theirs[1]}, this anychip has {ours}"
-        mend = upgrade("anychip" if tuple(theirs) > ours else distribution)
+    theirs = Version(*manifest.contract)
+    if not runs(theirs):
+        ours = f"this anychip has {CONTRACT_VERSION} and runs {supported()}"
+        reason = f"{distribution} is written for contract {theirs}, {ours}"
+        mend = upgrade("anychip" if theirs > CONTRACT_VERSION else distribution)
         return Plugin(manifest.name, distribution, None, Broken(reason, mend), manifest.rank)
     return Plugin(manifest.name, distribution, manifest, None, manifest.rank)
+
+
+def _expected(error: BaseException, point: EntryPoint) -> str:
+    """What would have been right, where the error itself does not say it."""
+    if isinstance(error, NoAnswer):
+        return "; expected a module that imports nothing heavy"
+    if isinstance(error, ModuleNotFoundError) and error.name == point.module:
+        return "; expected the module that its entry point names"
+    if isinstance(error, SystemExit):
+        return "; expected a module that returns"
+    return ""
 
 
 def _manifest(point: EntryPoint) -> Manifest:
@@ -92,3 +106,8 @@ def upgrade(distribution: str) -> str:
 def first_line(error: BaseException) -> str:
     """An error of a plugin in one line."""
     return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+
+
+def one_line(text: str) -> str:
+    """What a plugin says of itself, without its line breaks."""
+    return " ".join(text.split())

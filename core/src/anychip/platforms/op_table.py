@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 
-from anychip_sdk.contract import Allocator, Attention, Device, Ops
+from anychip_sdk.contract import Allocator, Attention, Device, Ops, StepPlugin
 
 from anychip.errors import PlatformError
 
@@ -25,37 +25,44 @@ class OpEntry:
     fallback: bool
 
 
-def op_table(device: Device) -> tuple[OpEntry, ...]:
-    """One entry for every op, attention method and page operation of the device, in the contract's order."""
+def op_table(device: Device | StepPlugin) -> tuple[OpEntry, ...]:
+    """One entry for every op, attention method and page operation of the device, in the contract's order; of a step
+    plugin, for every method."""
     dtype = device.capabilities.weight_dtypes[0]
     distributions = packages_distributions()
-    parts: tuple[tuple[str, object, type], ...] = (
-        ("", device.ops, Ops),
-        ("attention.", device.ops.attention, Attention),
-        ("allocator.", device.allocator, Allocator),
-    )
+    main: Ops | StepPlugin = device.ops if isinstance(device, Device) else device
+    parts: tuple[tuple[str, object, type], ...] = (("step.", device, StepPlugin),)
+    if isinstance(device, Device):
+        parts = (
+            ("", device.ops, Ops),
+            ("attention.", device.ops.attention, Attention),
+            ("allocator.", device.allocator, Allocator),
+        )
     return tuple(
-        _entry(prefix + name, dtype, owner, name, device.ops, distributions)
+        _entry(prefix + name, dtype, owner, name, main, distributions)
         for prefix, owner, contract in parts
         for name, member in vars(contract).items()
         if inspect.isfunction(member) and not name.startswith("_")
     )
 
 
-def _entry(op: str, dtype: str, owner: object, name: str, ops: Ops, distributions: Mapping[str, list[str]]) -> OpEntry:
+def _entry(
+    op: str, dtype: str, owner: object, name: str, main: Ops | StepPlugin, distributions: Mapping[str, list[str]]
+) -> OpEntry:
     home = next(c for c in type(owner).__mro__ if name in vars(c))
     module = home.__module__
     top = distributions.get(module.partition(".")[0], [])
     # An editable install is not listed among the distributions; the module names it as well.
     provider = " ".join([*top[:1], f"{module}.{home.__qualname__}"])
     if module.startswith("anychip_sdk.contract"):
-        return OpEntry(op, dtype, provider, "the contract's default, made of other ops", False)
+        reason = "the contract's default, made of other ops" if isinstance(main, Ops) else "the contract's default"
+        return OpEntry(op, dtype, provider, reason, False)
     if not module.startswith(_KITS):
         return OpEntry(op, dtype, provider, "the platform's own", False)
-    if type(ops).__module__.startswith(_KITS):
+    if type(main).__module__.startswith(_KITS):
         return OpEntry(op, dtype, provider, "the kit is the platform", False)
-    if op in ops.adopted:
-        return OpEntry(op, dtype, provider, ops.adopted[op], False)
+    if isinstance(main, Ops) and op in main.adopted:
+        return OpEntry(op, dtype, provider, main.adopted[op], False)
     return OpEntry(op, dtype, provider, "fallback: the platform has none", True)
 
 

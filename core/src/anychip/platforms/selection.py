@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -15,13 +14,15 @@ from anychip_sdk.contract import (
     DeviceInfo,
     Found,
     Manifest,
+    Memory,
     NotSupported,
     Platform,
     StepPlugin,
 )
 
 from anychip.errors import PlatformError
-from anychip.platforms.discovery import Plugin, discover, first_line, upgrade
+from anychip.platforms.discovery import Plugin, discover, first_line, one_line, upgrade
+from anychip.platforms.isolation import NoAnswer, isolated, printing_to_stderr
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,48 @@ class Choice:
     index: int
     info: DeviceInfo
     reason: str
+    distribution: str
 
 
 def probe(plugin: Plugin) -> Probed:
     """Never raises for a plugin's sake."""
     if plugin.manifest is None:
         return Probed(plugin, None, plugin.problem or Broken("no manifest", "install it again"))
+    manifest = plugin.manifest
     try:
-        with redirect_stdout(sys.stderr):  # what a plugin prints must not get into a command's output
-            platform = _make(plugin.manifest)
-            result = platform.probe()
+        platform, result = isolated(lambda: _look(manifest))
+    except NoAnswer as error:
+        return _broken(plugin, f"the probe hangs: {error}; expected one that looks at files and metadata only")
     except (Exception, SystemExit) as error:
-        reason = f"{plugin.distribution}: the probe failed: {first_line(error)}"
-        return Probed(plugin, None, Broken(reason, upgrade(plugin.distribution)))
-    sound = isinstance(result, Absent | Broken) or (
-        isinstance(result, Found) and all(isinstance(info, DeviceInfo) for info in result.devices)
-    )
-    if not sound:
-        reason = f"{plugin.distribution}: probe returned {result!r} instead of Found, Absent or Broken"
-        return Probed(plugin, platform, Broken(reason, upgrade(plugin.distribution)))
+        return _broken(plugin, f"the probe failed: {first_line(error)}")
+    if not _sound(result):
+        return _broken(plugin, f"probe returned {one_line(repr(result))} instead of Found, Absent or Broken")
     return Probed(plugin, platform, result)
+
+
+def _broken(plugin: Plugin, reason: str) -> Probed:
+    return Probed(plugin, None, Broken(f"{plugin.distribution}: {reason}", upgrade(plugin.distribution)))
+
+
+def _look(manifest: Manifest) -> tuple[Platform, Found | Absent | Broken]:
+    platform = _make(manifest)
+    return platform, platform.probe()
+
+
+def _sound(result: object) -> bool:
+    """Whether the rest can work with it: a plugin's types are not checked by anyone before."""
+    if isinstance(result, Absent):
+        return isinstance(result.reason, str)
+    if isinstance(result, Broken):
+        return isinstance(result.reason, str) and isinstance(result.mend, str)
+    devices = result.devices if isinstance(result, Found) else None
+    return isinstance(devices, tuple) and all(
+        isinstance(info, DeviceInfo)
+        and isinstance(info.name, str)
+        and isinstance(info.description, str)
+        and isinstance(info.details, Mapping)
+        for info in devices
+    )
 
 
 def _make(manifest: Manifest) -> Platform:
@@ -88,22 +111,29 @@ def choose(device: str) -> Choice:
             f"there is no device {name!r}; installed: {known}: choose one of these, or install the platform that has it"
         )
     probed = probe(plugins[name])
-    if isinstance(probed.result, Found) and probed.platform:
-        return _at(probed.platform, probed.result, name, index)
+    if isinstance(probed.result, Found):
+        return take(probed, _index(probed.result, name, index), "asked for")
     raise PlatformError(explain(probed))
 
 
-def _at(platform: Platform, found: Found, name: str, index: str) -> Choice:
+def take(probed: Probed, index: int, reason: str) -> Choice:
+    """Device `index` of a platform that has found it."""
+    assert isinstance(probed.result, Found)
+    assert probed.platform is not None
+    return Choice(probed.platform, index, probed.result.devices[index], reason, probed.plugin.distribution)
+
+
+def _index(found: Found, name: str, index: str) -> int:
     count = len(found.devices)
     if count == 0:
         raise PlatformError(f"{name} has found no device; see anychip devices, or name another with --device")
     if not index:
-        return Choice(platform, 0, found.devices[0], "asked for")
+        return 0
     for i, info in enumerate(found.devices):
         if info.name == f"{name}:{index}":
-            return Choice(platform, i, info, "asked for")
+            return i
     if index.isdecimal() and int(index) < count:
-        return Choice(platform, int(index), found.devices[int(index)], "asked for")
+        return int(index)
     names = ", ".join(i.name for i in found.devices)
     raise PlatformError(f"there is no device {name}:{index}; {name} has {count}: {names}")
 
@@ -114,9 +144,8 @@ def _choose_best() -> Choice:
         probed = probe(plugin)
         if isinstance(probed.result, Broken):
             raise PlatformError(f"{explain(probed)}; or name another device with --device")
-        if isinstance(probed.result, Found) and probed.platform and probed.result.devices:
-            reason = "; ".join([*tried, f"{plugin.name} has the highest rank of what is here"])
-            return Choice(probed.platform, 0, probed.result.devices[0], reason)
+        if isinstance(probed.result, Found) and probed.result.devices:
+            return take(probed, 0, "; ".join([*tried, f"{plugin.name} has the highest rank of what is here"]))
         tried.append(explain(probed))
     raise PlatformError(
         "no device was found: " + ("; ".join(tried) or "no platform is installed (pip install anychip[cpu])")
@@ -127,20 +156,43 @@ def explain(probed: Probed) -> str:
     """One line on a platform that cannot be used."""
     result, name = probed.result, probed.plugin.name
     if isinstance(result, Broken):
-        return f"{name} is broken: {result.reason}; to mend it: {result.mend}"
+        return f"{name} is broken: {one_line(result.reason)}; to mend it: {one_line(result.mend)}"
     if isinstance(result, Absent):
-        return f"{name} is absent: {result.reason}"
+        return f"{name} is absent: {one_line(result.reason)}"
     return f"{name} has {len(result.devices)} devices"
 
 
 def open_device(choice: Choice, threads: int | None) -> Device | StepPlugin:
-    """Raises PlatformError where the device cannot be opened."""
+    """Raises PlatformError where the device cannot be opened, or reports memory that nothing can be kept in."""
+    name = choice.info.name
     try:
-        device = choice.platform.open(choice.index, threads=threads)
+        with printing_to_stderr():
+            device = choice.platform.open(choice.index, threads=threads)
     except (DeviceError, NotSupported) as error:
-        raise PlatformError(f"{choice.info.name} cannot be opened: {error}") from error
+        raise PlatformError(f"{name} cannot be opened: {one_line(str(error))}") from error
     except Exception as error:  # of a vendor's library, which knows no contract
-        raise PlatformError(f"{choice.info.name} cannot be opened: {first_line(error)}") from error
+        raise PlatformError(f"{name} cannot be opened: {first_line(error)}") from error
     if not isinstance(device, Device | StepPlugin):
-        raise PlatformError(f"{choice.info.name} cannot be opened: it gave {device!r}, no Device and no StepPlugin")
+        raise PlatformError(f"{name} cannot be opened: it gave {device!r}, no Device and no StepPlugin")
+    try:
+        memory_of(device, choice)
+    except PlatformError:
+        device.close()
+        raise
     return device
+
+
+def memory_of(device: Device | StepPlugin, choice: Choice) -> Memory:
+    """Measured now. Raises PlatformError for what cannot be: none at all, or more free than there is."""
+    name, maker = choice.info.name, choice.distribution
+    try:
+        memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
+        sound = 0 <= memory.free <= memory.total and memory.total > 0
+    except Exception as error:  # of a vendor's library
+        raise PlatformError(f"{name} cannot tell its memory: {first_line(error)}; {maker} has to mend it") from error
+    if not sound:
+        raise PlatformError(
+            f"{name} reports {memory.free} bytes free of {memory.total} in all; expected more than 0 in all, and no "
+            f"more free than that: check the device and its driver, or {upgrade(maker)}"
+        )
+    return memory
