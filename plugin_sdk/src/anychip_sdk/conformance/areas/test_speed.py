@@ -1,0 +1,104 @@
+"""Speed against a roofline that is measured on the same device. It is reported; only Gold has a floor.
+
+The roofline is what the device does best alone: one large product, of one row (bound by memory) and of many (bound by
+arithmetic). The fraction is what a stack of layers, with everything between the products, keeps of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anychip_sdk.conformance import batches
+from anychip_sdk.conformance.areas.conftest import Lab
+from anychip_sdk.conformance.inputs import Given, linear, norm, table
+from anychip_sdk.conformance.lab import Bench
+from anychip_sdk.conformance.levels import SPEED_FLOOR
+from anychip_sdk.conformance.marks import check
+from anychip_sdk.contract import DType
+
+E, M, LAYERS = 1024, 2048, 3
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+PREFILL = 256
+
+
+def best(run: Callable[[], Any], times: int = 5) -> float:
+    """Seconds of the quickest of some calls; the first one, which may compile, does not count."""
+    run()
+    found = []
+    for _ in range(times):
+        start = perf_counter()
+        run()
+        found.append(perf_counter() - start)
+    return min(found)
+
+
+def _random(*shape: int) -> np.ndarray:
+    """Cheap to make: the values do not matter, but no zeros and no subnormals."""
+    row = np.random.default_rng(0).standard_normal(shape[-1]).astype(np.float32) * 0.03
+    return np.broadcast_to(row, shape)
+
+
+def _stack(w: Any, ops: Any, x: Any) -> Any:
+    residual = ops.zeros_like(x)
+    for i in range(LAYERS):
+        x, residual = ops.add_rms_norm(x, residual, w["norm"], 1e-5)
+        x = ops.gated_mlp(x, w[f"gate_up{i}"], w[f"down{i}"], "silu")
+    return x
+
+
+def _bench(lab: Lab, dtype: DType) -> Bench:
+    weights: dict[str, Given] = {"x": table(_random(PREFILL, E)), "norm": norm(np.ones(E, np.float32))}
+    weights["large"] = linear(_random(E, 3 * M * LAYERS))  # as large as the stack
+    weights["wide"] = table(_random(PREFILL, 3 * M * LAYERS))
+    for i in range(LAYERS):
+        weights |= {f"gate_up{i}": linear(_random(M, E), _random(M, E)), f"down{i}": linear(_random(E, M))}
+    return Bench(lab.device, dtype, weights)
+
+
+def measure(lab: Lab) -> dict[str, float]:
+    """The measurements of this device in the dtype it prefers."""
+    dtype = lab.device.capabilities.weight_dtypes[0]
+    bench = _bench(lab, dtype)
+    size = 3 * E * M * LAYERS
+
+    def product(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
+        return ops.linear(ops.embedding(batch.token_ids, w["wide"]), w["large"]), kv
+
+    def stack(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
+        return _stack(w, ops, ops.embedding(batch.token_ids, w["x"])), kv
+
+    def nothing(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
+        return ops.embedding(batch.token_ids, w["x"]), kv
+
+    def one(body: Any, rows: int) -> float:
+        """Only the first row comes back."""
+        batch = batches.rows(rows, logit_rows=1)
+        return best(lambda: bench.run(body, batch, E))
+
+    empty = {rows: one(nothing, rows) for rows in (1, PREFILL)}
+    alone = {rows: max(one(product, rows) - empty[rows], 1e-9) for rows in (1, PREFILL)}
+    layers = {rows: max(one(stack, rows) - empty[rows], 1e-9) for rows in (1, PREFILL)}
+    return {
+        "step without work, ms": empty[1] * 1e3,
+        "read in a product of one row, GB/s": size * BYTES[dtype] / alone[1] / 1e9,
+        f"product of {PREFILL} rows, GFLOP/s": 2 * size * PREFILL / alone[PREFILL] / 1e9,
+        "decode, fraction of that": alone[1] / layers[1],
+        "prefill, fraction of that": alone[PREFILL] / layers[PREFILL],
+    }
+
+
+@check(since="1.0")
+def test_how_fast_it_is(lab: Lab) -> None:
+    """Reported, never judged."""
+    lab.note["speed"] = {name: round(value, 4) for name, value in measure(lab).items()}
+
+
+@check(since="1.0", level="gold", tier="certify")
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_the_floor(lab: Lab, phase: str) -> None:
+    fraction = measure(lab)[f"{phase}, fraction of that"]
+    assert fraction >= SPEED_FLOOR, f"{phase} reaches {fraction:.2f} of the device's own products, Gold {SPEED_FLOOR}"

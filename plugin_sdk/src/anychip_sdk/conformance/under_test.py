@@ -1,0 +1,76 @@
+"""The device that the suite judges: an installed one by name, or a plugin that is not installed, by its manifest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+
+from anychip_sdk.contract import Device, DeviceInfo, Found, Manifest, Platform, StepPlugin
+
+
+class SuiteError(Exception):
+    """The suite cannot run as asked. One line: what was wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class UnderTest:
+    """`name`: as asked for with --device. `distribution`: "name version", or the module of a plugin not installed."""
+
+    name: str
+    distribution: str
+    manifest: Manifest
+    platform: Platform
+    index: int
+    info: DeviceInfo
+
+    def open(self) -> Device | StepPlugin:
+        """A device of its own for whoever asks; they close it."""
+        return self.platform.open(self.index)
+
+
+def find(device: str | None, plugin: str | None = None) -> UnderTest:
+    """device: NAME or NAME:INDEX of an installed platform. plugin: MODULE:FUNCTION that gives a Manifest; it goes
+    before `device`, of which only the index counts then. Raises SuiteError."""
+    if plugin is not None:
+        return _from_manifest(manifest_of(plugin), plugin, device)
+    if device is None:
+        raise SuiteError("no device was named; give --device NAME, or --plugin MODULE:FUNCTION")
+    from anychip.errors import PlatformError
+    from anychip.platforms.discovery import discover
+    from anychip.platforms.selection import choose
+
+    try:
+        choice = choose(device)
+    except PlatformError as error:
+        raise SuiteError(str(error)) from error
+    found = next(p for p in discover() if p.name == device.partition(":")[0])
+    assert found.manifest is not None  # `choose` refuses a plugin without one
+    return UnderTest(device, found.distribution, found.manifest, choice.platform, choice.index, choice.info)
+
+
+def manifest_of(plugin: str) -> Manifest:
+    """plugin: MODULE:FUNCTION. Raises SuiteError."""
+    module, _, function = plugin.partition(":")
+    if not module or not function:
+        raise SuiteError(f"--plugin is {plugin!r}; expected MODULE:FUNCTION, a function that returns a Manifest")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: the plugin is not installed
+    try:
+        manifest = getattr(import_module(module), function)()
+    except Exception as error:
+        raise SuiteError(f"--plugin {plugin} gave {type(error).__name__}: {error}; expected a Manifest") from error
+    if not isinstance(manifest, Manifest):
+        raise SuiteError(f"--plugin {plugin} gave {manifest!r}; expected a Manifest")
+    return manifest
+
+
+def _from_manifest(manifest: Manifest, plugin: str, device: str | None) -> UnderTest:
+    module, _, name = manifest.platform.partition(":")
+    platform = getattr(import_module(module), name)()
+    result = platform.probe()
+    index = int((device or "").partition(":")[2] or 0)
+    if not isinstance(result, Found) or index >= len(result.devices):
+        raise SuiteError(f"--plugin {plugin}: its probe says {result}; there is no device {index} to test")
+    return UnderTest(manifest.name, plugin.partition(":")[0], manifest, platform, index, result.devices[index])
