@@ -1,0 +1,1 @@
+"""The platform `numba`: a worked example of a third-party plugin."""
