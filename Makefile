@@ -13,7 +13,7 @@ demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 # The kernels of the cpu platform, built with sanitizers. Python itself leaks at exit, so leaks are not looked for.
 SANITIZED := build/sanitize
