@@ -1,0 +1,12 @@
+"""The contract in JAX, for any JAX backend: a vendor subclasses `JaxDevice` and overrides what its chip does better.
+Every op is traceable, and a step is one compiled program."""
+
+from __future__ import annotations
+
+from anychip_sdk.kits.jax.allocator import JaxAllocator
+from anychip_sdk.kits.jax.attention import JaxAttention
+from anychip_sdk.kits.jax.buckets import Buckets
+from anychip_sdk.kits.jax.device import JaxDevice
+from anychip_sdk.kits.jax.ops import JaxOps
+
+__all__ = ["Buckets", "JaxAllocator", "JaxAttention", "JaxDevice", "JaxOps"]

@@ -1,0 +1,32 @@
+"""Which shapes steps are padded to, so that few programs serve all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anychip_sdk.contract import Bucket
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Shapes grow from these by `growth`: fewer programs with a larger one, less padding with a smaller one."""
+
+    tokens: int = 16
+    seqs: int = 8
+    pages: int = 16
+    growth: int = 2
+
+    def of(self, exact: Bucket) -> Bucket:
+        """The bucket of a step. Logit rows are as many as sequences, unless prompt logprobs ask for more. Where every
+        sequence decodes, tokens are as many as sequences."""
+        seqs = _grown(exact.seqs, self.seqs, self.growth)
+        rows = _grown(exact.rows, seqs, self.growth)
+        pages = _grown(exact.pages, self.pages, self.growth)
+        tokens = seqs if exact.decode else _grown(exact.tokens, self.tokens, self.growth)
+        return Bucket(tokens, seqs, pages, rows, exact.decode, exact.groups)
+
+
+def _grown(count: int, least: int, growth: int) -> int:
+    while least < count:
+        least *= growth
+    return least

@@ -1,0 +1,102 @@
+"""A JAX device, whose steps are compiled programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from anychip_sdk.contract import (
+    Bucket,
+    Capabilities,
+    Compiled,
+    Device,
+    DeviceInfo,
+    DType,
+    Layer,
+    NotSupported,
+    OutOfMemory,
+    Reader,
+    Step,
+    StepKey,
+    WeightSpec,
+)
+from anychip_sdk.kits.jax import layers
+from anychip_sdk.kits.jax.allocator import JaxAllocator
+from anychip_sdk.kits.jax.buckets import Buckets
+from anychip_sdk.kits.jax.errors import FAULTS, as_contract_error, first_line
+from anychip_sdk.kits.jax.ops import JaxOps
+from anychip_sdk.kits.jax.programs import JaxPending, Programs
+from anychip_sdk.kits.jax.weights import Weight, pack
+from anychip_sdk.kits.solo import Solo
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["last_token"], meta_fields=[])
+@dataclass(frozen=True)
+class JaxState:
+    last_token: Array  # [slots] int32
+
+
+class JaxDevice(Device):
+    """Subclass it, set `info` and `capabilities`, and replace `ops` or `allocator` by what the chip does better."""
+
+    def __init__(
+        self, info: DeviceInfo, capabilities: Capabilities, device: jax.Device, buckets: Buckets | None = None
+    ) -> None:
+        self.info = info
+        self.capabilities = capabilities
+        self._device = device
+        self._buckets = buckets or Buckets()
+        self._programs = Programs()
+        self.communicator = Solo()
+        self.ops = JaxOps()
+        self.allocator = JaxAllocator(device, capabilities.kv_dtypes, capabilities.page_sizes)
+
+    def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
+        if dtype not in self.capabilities.weight_dtypes:
+            raise NotSupported(f"{self.info.name} has no {dtype}; use {', '.join(self.capabilities.weight_dtypes)}")
+        try:
+            return pack(spec, read, shapes, dtype, self._device)
+        except FAULTS as error:
+            raise OutOfMemory(f"no memory for a weight: {first_line(error)}") from error
+
+    def stack(self, specs: Sequence[Layer], weights: list[Any]) -> layers.Stacked:
+        try:
+            return layers.stack(specs, weights)
+        except FAULTS as error:
+            raise OutOfMemory(f"no memory to stack the layers' weights: {first_line(error)}") from error
+
+    def state(self, slots: int) -> JaxState:
+        return JaxState(jnp.zeros(slots, jnp.int32, device=self._device))
+
+    def bucket(self, exact: Bucket) -> Bucket:
+        return self._buckets.of(exact)
+
+    def lend(self, words: int) -> np.ndarray:
+        """A new one for each step: on the host JAX reads it where it lies, as long as the step runs."""
+        return np.zeros(words, np.int32)
+
+    def compile(self, step: Step, key: StepKey) -> Compiled:
+        def run(weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> tuple[JaxPending, Any, Any]:
+            try:
+                arguments = (weights, kv, state, jax.device_put(buffer, self._device))
+                program = self._programs.get(step, key, self.ops.attention.plan_shapes, arguments)
+                fields, kv, state = program(*arguments)
+            except FAULTS as error:
+                raise as_contract_error(error) from error
+            return JaxPending(fields), kv, state
+
+        return run
+
+    def warm(self, keys: Sequence[StepKey]) -> None:
+        """The first step that is run compiles all of them, since it brings weights, pages and state."""
+        self._programs.expect(keys)
+
+    def close(self) -> None:
+        self._programs.close()

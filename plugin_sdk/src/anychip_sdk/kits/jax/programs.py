@@ -1,0 +1,113 @@
+"""Steps as compiled programs: one for each key, compiled when it is first run, or ahead."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from anychip_sdk.contract import DeviceError, Sampled, Step, StepKey, view, words
+from anychip_sdk.contract.batch import Shapes
+from anychip_sdk.contract.specs import Bucket
+from anychip_sdk.kits.jax.errors import FAULTS, as_contract_error
+
+LOG = logging.getLogger(__name__)
+MAX_COMPILERS = 8
+"""Programs that are compiled at the same time, at most; each takes a core and up to a few GB of host memory."""
+
+Executable = Callable[[Any, Any, Any, Array], tuple[dict[str, Array], Any, Any]]
+"""(weights, kv, state, buffer) -> fields of Sampled, kv, state."""
+
+
+class Programs:
+    """All programs of one device. `expect` says which keys will come: the first program asked for then brings all of
+    them, compiled side by side. After that, a key with shapes that nobody expected is an error rather than minutes of
+    compiling in the middle of serving. Expected shapes with another kind of sampling (`StepKey.sample`), of which
+    there are too many to compile ahead, are compiled when they come, and logged."""
+
+    def __init__(self) -> None:
+        self._programs: dict[tuple[Step, StepKey], Future[Executable]] = {}
+        self._expected: tuple[StepKey, ...] = ()
+        self._shapes: frozenset[Bucket] = frozenset()
+        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_COMPILERS), "anychip-compile")
+
+    def expect(self, keys: Sequence[StepKey]) -> None:
+        self._expected = tuple(keys)
+
+    def get(self, step: Step, key: StepKey, plan_shapes: Callable[[Bucket], Shapes], arguments: Any) -> Executable:
+        """arguments: (weights, kv, state, buffer) of the first run; all keys get the same weights, kv and state.
+        Raises DeviceError for shapes that were not expected."""
+        if self._expected:
+            expected, self._expected = self._expected, ()
+            LOG.info("compiling %d programs ahead", len(expected))
+            for one in expected:
+                self._submit(step, one, plan_shapes, arguments)
+            self._shapes = frozenset(one.bucket for one in expected)
+        if (step, key) not in self._programs:
+            self._check(key)
+            self._submit(step, key, plan_shapes, arguments)
+        return self._programs[step, key].result()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._programs.clear()
+
+    def _check(self, key: StepKey) -> None:
+        if self._shapes and key.bucket not in self._shapes:
+            raise DeviceError(
+                f"a step needs {key.bucket}, which is none of the {len(self._shapes)} shapes compiled at the start; "
+                "this is a fault of whoever named them, not of the request"
+            )
+        if self._shapes:
+            LOG.warning("compiling a program for %s: it was not compiled at the start", key.sample)
+
+    def _submit(self, step: Step, key: StepKey, plan_shapes: Callable[[Bucket], Shapes], arguments: Any) -> None:
+        weights, kv, state, _ = jax.tree.map(_described, arguments)
+        shapes = plan_shapes(key.bucket)
+        buffer = jax.ShapeDtypeStruct((words(key, shapes),), np.int32, sharding=_sharding(arguments))
+        traced = jax.jit(_traceable(step, key, shapes), donate_argnums=(1, 2))
+
+        def compiled() -> Executable:
+            program = traced.lower(weights, kv, state, buffer).compile()
+            LOG.info("compiled %s", key)
+            return program
+
+        self._programs[step, key] = self._pool.submit(compiled)
+
+
+def _described(array: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def _sharding(arguments: Any) -> jax.sharding.Sharding:
+    buffer: Array = arguments[-1]
+    return buffer.sharding
+
+
+def _traceable(step: Step, key: StepKey, shapes: Shapes) -> Executable:
+    def run(weights: Any, kv: Any, state: Any, buffer: Array) -> tuple[dict[str, Array], Any, Any]:
+        sampled, kv, state = step(weights, kv, state, view(buffer, key, shapes))
+        return {name: value for name, value in vars(sampled).items() if value is not None}, kv, state
+
+    return run
+
+
+class JaxPending:
+    """Arrays of a running program, whose copies to the host have been queued."""
+
+    def __init__(self, fields: dict[str, Array]) -> None:
+        self._fields = fields
+        for array in fields.values():
+            array.copy_to_host_async()
+
+    def get(self) -> Sampled:
+        try:
+            return Sampled(**{name: np.asarray(array) for name, array in self._fields.items()})
+        except FAULTS as error:
+            raise as_contract_error(error) from error

@@ -1,0 +1,114 @@
+"""The same handles, pages and batches for the JAX kit and for the numpy kit, its oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from anychip_sdk.contract import Batch, Capabilities, DeviceInfo, Layer, Reader, StepKey, WeightSpec, view
+from anychip_sdk.kits.jax import Buckets, JaxDevice
+from anychip_sdk.kits.numpy.platform import NumpyPlatform
+from numpy_batches import page_tables, ragged
+
+ORACLE = NumpyPlatform().open()
+DTYPES = ("float32", "bfloat16", "float16")
+EPSILON = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+"""One unit in the last place, relative."""
+HOST = jax.devices("cpu")[0]
+
+
+def kit_device(buckets: Buckets | None = None) -> JaxDevice:
+    claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=DTYPES, sliding_window=True, softcap=True, moe=True)
+    return JaxDevice(DeviceInfo(name="jax", description="the kit alone", details={}), claims, HOST, buckets)
+
+
+def draw(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
+    """On the host: JAX compiles even the drawing of numbers, once for each shape."""
+    rng = np.random.default_rng(seed + 1000 * sum(shape))
+    return rng.standard_normal(shape, np.float32).astype(jnp.dtype(dtype))
+
+
+def wide(x: Any) -> np.ndarray:
+    """Any array as float64."""
+    return np.asarray(x).astype(np.float64)
+
+
+def reader(tensors: dict[str, Any]) -> tuple[Reader, dict[str, tuple[int, ...]]]:
+    arrays = {name: np.asarray(t) for name, t in tensors.items()}
+    return (lambda name, index=(): arrays[name][index]), {name: a.shape for name, a in arrays.items()}
+
+
+def both(device: JaxDevice, spec: WeightSpec, tensors: dict[str, Any], dtype: str) -> tuple[Any, Any]:
+    """The handle of the device in `dtype`, and the oracle's in float64, of the same values."""
+    read, shapes = reader({name: np.asarray(t).astype(jnp.dtype(dtype)) for name, t in tensors.items()})
+    return device.pack(spec, read, shapes, dtype), ORACLE.pack(spec, read, shapes, "float64")
+
+
+def close(got: Any, wanted: np.ndarray, dtype: str, terms: int) -> None:
+    """Within the rounding of `terms` additions in float32 (products accumulate in it) and of a few values in `dtype`.
+    The scale is the largest value, as a sum's rounding follows its largest terms."""
+    assert got.dtype == jnp.dtype(dtype)
+    assert got.shape == wanted.shape
+    scale = max(1.0, float(np.abs(wanted).max(initial=0.0)))
+    budget = scale * (4 * EPSILON[dtype] + terms * EPSILON["float32"])
+    assert np.abs(wide(got) - wanted).max(initial=0.0) <= budget
+
+
+def words_of(host: Batch) -> np.ndarray:
+    """The buffer that the host's batch is a view of."""
+    return np.concatenate([array.ravel() for name, array in vars(host).items() if name not in ("key", "plan")])
+
+
+def traced(device: JaxDevice, key: StepKey, call: Any) -> Any:
+    """call(batch, *arrays) as a step makes it, compiled: the batch is uploaded and begun."""
+
+    def run(buffer: jax.Array, *arrays: Any) -> Any:
+        return call(device.ops.attention.begin(view(buffer, key)), *arrays)
+
+    return jax.jit(run)
+
+
+class AttentionCase:
+    """steps: (computed, new) of each sequence, decodes first. The caches of both kits hold the same values. pad: tokens
+    and sequences of padding."""
+
+    def __init__(
+        self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", seed=0, pad=(0, 0), decode=False
+    ):
+        self.device, self.dtype, self.layer = device, dtype, Layer(spec, 1)
+        D, Dv = spec.head_dim, Dv or spec.head_dim
+        lengths = [computed + new for computed, new in steps]
+        used = sum(-(-n // size) for n in lengths)
+        tables = page_tables(lengths, size, 1 + np.random.default_rng(seed).permutation(used))
+        self.host = ragged(steps, tables, size, *pad)
+        self.key = StepKey(self.host.key.bucket.__class__(**vars(self.host.key.bucket) | {"decode": decode}))
+        self.host.counts[3] = sum(1 for _, n in steps if n == 1)
+        self.q = draw(sum(n for _, n in steps) + pad[0], H, D, dtype=dtype, seed=seed)
+        shape = (used + 2, size, K)
+        self.oracle = [tuple(np.full((2, *shape, d), np.nan) for d in (D, Dv))]
+        for i, (length, table) in enumerate(zip(lengths, tables, strict=True)):
+            for cache, d in zip(self.oracle[0], (D, Dv), strict=True):
+                values = wide(draw(length, K, d, dtype=dtype, seed=seed + i + d))
+                cache[1, np.array(table)[np.arange(length) // size], np.arange(length) % size] = values
+        for cache in self.oracle[0]:
+            cache[:, 0] = 0
+        self.take(self.oracle[0])
+
+    def take(self, caches):
+        """Ours are [layers, pages, K, size, D]."""
+        self.kv = (tuple(np.swapaxes(c, 2, 3).astype(jnp.dtype(self.dtype)) for c in caches),)
+
+    def run(self):
+        def attend(batch, q, kv):
+            return self.device.ops.attention.attend(q, kv, batch, self.layer)
+
+        return np.asarray(traced(self.device, self.key, attend)(words_of(self.host), self.q, self.kv))
+
+    def check(self):
+        wanted = ORACLE.ops.attention.attend(wide(self.q), self.oracle, self.host, self.layer)
+        got = self.run()
+        # probabilities are rounded to the dtype
+        close(got, wanted, self.dtype, terms=200)
+        return got
