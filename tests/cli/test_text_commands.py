@@ -55,7 +55,7 @@ def test_generate_streams_text_after_the_prompt(capsys):
 @pytest.mark.parametrize("prompt", [(), ("-",)])
 def test_generate_reads_its_prompt(capsys, monkeypatch, prompt):
     wanted, _ = said(capsys, "generate", *DEMO, *GREEDY, "def open")
-    type_in(monkeypatch, "def open")
+    type_in(monkeypatch, "def open\n")
     assert said(capsys, "generate", *DEMO, *GREEDY, *prompt)[0] == wanted
 
 
@@ -165,6 +165,14 @@ def test_chat_goes_on_after_a_message_that_does_not_fit(capsys, monkeypatch):
     out, err = said(capsys, "chat", *DEMO, *GREEDY)
     assert err.splitlines()[-1].startswith("anychip: the prompt has ")
     assert out.strip()
+
+
+def test_chat_drops_the_oldest_turns_when_the_context_is_full(capsys, monkeypatch):
+    type_in(monkeypatch, "What is a list?\nAnd a tuple?\nAnd a map?\n\n")
+    out, err = said(capsys, "chat", *DEMO, *GREEDY, "--max-model-len", "48")
+    assert "(the context is full: the oldest turn was dropped)" in err
+    assert "anychip:" not in err
+    assert len(out.splitlines()) >= 3
 
 
 def test_chat_without_a_template_says_so_before_a_word_is_typed(capsys, monkeypatch, tmp_path):

@@ -195,6 +195,17 @@ def test_bad_requests_beside_good_ones_cost_nothing():
     asyncio.run(main())
 
 
+def test_params_that_are_none(llm):
+    for params in ({"max_tokens": 2}, [{"max_tokens": 2}]):
+        with pytest.raises(RequestError, match=r"params is \{'max_tokens': 2\}; expected SamplingParams"):
+            llm.generate([1, 2], params)
+
+
+def test_a_conversation_that_is_a_text():
+    with LLM("demo", device="numpy") as llm, pytest.raises(RequestError, match="messages is 'hi'; expected a list of"):
+        llm.chat("hi")
+
+
 def test_a_closed_engine_says_so():
     with LLM("demo", device="numpy", max_model_len=64, kv_pages=8) as llm:
         pass

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from anychip.cli.generate import Report, announce
 from anychip.cli.options import add_engine_options, add_sampling_options, engine_options, sampling_options
 from anychip.errors import RequestError
+
+if TYPE_CHECKING:
+    from anychip.engine.llm import LLM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +32,30 @@ def run(options: argparse.Namespace) -> None:
         print("Type a message; an empty line or Ctrl-D ends the conversation.", file=sys.stderr)
         while line := _read():
             messages.append({"role": "user", "content": line})
+            if dropped := _shorten(llm, messages):
+                turns = "turn was" if dropped == 1 else f"{dropped} turns were"
+                print(f"(the context is full: the oldest {turns} dropped)", file=sys.stderr)
             report = Report()
             try:
                 answer = "".join(report.add(piece) for piece in llm.chat(messages, params))
-            except RequestError as error:  # most often: the conversation outgrew the context
+            except RequestError as error:  # this message alone outgrows the context
                 print(f"anychip: {error}", file=sys.stderr)
                 messages.pop()
                 continue
             print()
             report.check()
             messages.append({"role": "assistant", "content": answer})
+
+
+def _shorten(llm: LLM, messages: list[dict[str, str]]) -> int:
+    """Drops the oldest questions with their answers, until an eighth of the context is free. How many were dropped."""
+    first = 1 if messages[0]["role"] == "system" else 0
+    most = llm.max_model_len - llm.max_model_len // 8
+    dropped = 0
+    while len(messages) > first + 2 and len(llm.chat_prompt(messages)) > most:
+        del messages[first : first + 2]
+        dropped += 1
+    return dropped
 
 
 def _read() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from anychip.cli.options import (
     NO_PREFIX_CACHING,
@@ -14,6 +15,10 @@ from anychip.cli.options import (
 )
 from anychip.errors import AnychipError
 from anychip.outputs import RequestOutput
+
+if TYPE_CHECKING:
+    from anychip.engine.async_engine import AsyncEngine
+    from anychip.engine.llm import LLM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     from anychip.engine.llm import LLM
 
     given = {"max_tokens": 256, **sampling_options(options)}
-    prompt = sys.stdin.read() if options.prompt in (None, "-") else options.prompt
+    # The line break that ends a file or an echo is not a part of the prompt.
+    prompt = sys.stdin.read().removesuffix("\n") if options.prompt in (None, "-") else options.prompt
     with LLM(options.model, progress=True, **engine_options(options)) as llm:
         announce(llm)
         pieces = llm.stream(prompt, llm.default_params(**given))
@@ -41,12 +47,9 @@ def run(options: argparse.Namespace) -> None:
             print(report.line(), file=sys.stderr)
 
 
-def announce(llm: object) -> None:
+def announce(engine: LLM | AsyncEngine) -> None:
     """Which device was taken and why, on standard error."""
-    from anychip.engine.llm import LLM
-
-    assert isinstance(llm, LLM)
-    print(f"device: {llm.device_name} ({llm.device_reason})", file=sys.stderr)
+    print(f"device: {engine.device_name} ({engine.device_reason})", file=sys.stderr)
 
 
 class Report:

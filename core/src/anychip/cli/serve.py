@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
+from anychip.cli.generate import announce
 from anychip.cli.options import add_engine_options, engine_options
 
 
@@ -23,8 +25,14 @@ def run(options: argparse.Namespace) -> None:
     from anychip.engine.async_engine import AsyncEngine
     from anychip.serving.server import serve
 
+    def start() -> AsyncEngine:
+        engine = AsyncEngine(options.model, progress=True, **engine_options(options))
+        announce(engine)
+        print(f"model: {options.served_model_name or engine.model_name}", file=sys.stderr)
+        return engine
+
     serve(
-        lambda: AsyncEngine(options.model, progress=True, **engine_options(options)),
+        start,
         host=options.host,
         port=options.port,
         api_key=options.api_key or os.environ.get("ANYCHIP_API_KEY"),

@@ -9,11 +9,11 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from anychip.engine.build import Built, build, encode
+from anychip.engine.build import Built, build, check_params, encode
 from anychip.engine.core import EngineCore
 from anychip.engine.options import EngineOptions
 from anychip.engine.text import RequestText
-from anychip.errors import EngineDeadError, RequestError
+from anychip.errors import EngineDeadError
 from anychip.outputs import EngineStats, RequestOutput
 from anychip.request import Request
 from anychip.sampling_params import SamplingParams
@@ -56,6 +56,15 @@ class AsyncEngine:
     chat_template = property(lambda self: self._built.chat_template)
 
     @property
+    def device_name(self) -> str:
+        return self._built.choice.info.name
+
+    @property
+    def device_reason(self) -> str:
+        """Why this device: it was asked for, or what made it the best one."""
+        return self._built.choice.reason
+
+    @property
     def default_params(self) -> Mapping[str, Any]:
         """Sampling fields that the model's generation_config.json sets."""
         params = SamplingParams.from_generation_config(self._built.generation_config)
@@ -88,8 +97,7 @@ class AsyncEngine:
         params = params or SamplingParams.from_generation_config(self._built.generation_config)
         id = request_id or str(next(self._ids))
         ids = encode(self._built.tokenizer, prompt)
-        if params.stop_strings and self._built.tokenizer is None:
-            raise RequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
+        check_params(params, self._built.tokenizer)
         requests = self._core.make(id, ids, params, priority=priority, salt=cache_salt or "")
         text = RequestText(id, prompt if isinstance(prompt, str) else None, requests, self._built.tokenizer)
         stream = _Stream(text, asyncio.get_running_loop())

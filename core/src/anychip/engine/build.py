@@ -42,6 +42,9 @@ class Built:
             raise RequestError(
                 f"{self.name} has no chat template; give a plain prompt instead (/v1/completions, generate)", "messages"
             )
+        if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
+            wanted = '{"role": "user", "content": "..."}'
+            raise RequestError(f"messages is {messages!r:.60}; expected a list of maps like {wanted}", "messages")
         text = template.render(messages, bos_token=words.bos_token, eos_token=words.eos_token)
         return words.encode(text, add_special_tokens=False)
 
@@ -148,3 +151,11 @@ def encode(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> list[int
     if tokenizer is None:
         raise RequestError("the prompt is text, but the engine has no tokenizer; pass token ids", "prompt")
     return tokenizer.encode(prompt)
+
+
+def check_params(params: object, tokenizer: Tokenizer | None) -> None:
+    """Raises RequestError for what are no sampling parameters, and for stop strings without a tokenizer."""
+    if not isinstance(params, SamplingParams):
+        raise RequestError(f"params is {params!r:.60}; expected SamplingParams(...), or a list of them")
+    if params.stop_strings and tokenizer is None:
+        raise RequestError("stop strings need a tokenizer; use stop_token_ids", "stop")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from anychip.engine.build import build, encode
+from anychip.engine.build import build, check_params, encode
 from anychip.engine.options import EngineOptions
 from anychip.engine.text import RequestText
 from anychip.errors import EngineDeadError, RequestError
@@ -85,7 +85,7 @@ class LLM:
         the model's defaults. Returns an output per prompt, in order. Raises RequestError, before anything runs, if
         one of them cannot be served."""
         asked = _listed(prompts)
-        each = [params or self.default_params()] * len(asked) if not isinstance(params, Sequence) else list(params)
+        each = list(params) if isinstance(params, Sequence) else [params or self.default_params()] * len(asked)
         ranks = [priority] * len(asked) if isinstance(priority, int) else list(priority)
         if not len(asked) == len(each) == len(ranks):
             raise RequestError(
@@ -157,8 +157,7 @@ class LLM:
             raise EngineDeadError("the engine was closed; start a new one")
         self._counter += 1
         ids = encode(self._built.tokenizer, prompt)
-        if params.stop_strings and self._built.tokenizer is None:
-            raise RequestError("stop strings need a tokenizer; use stop_token_ids", "stop")
+        check_params(params, self._built.tokenizer)
         requests = self._core.make(str(self._counter), ids, params, priority=priority, salt=salt)
         return RequestText(
             str(self._counter), prompt if isinstance(prompt, str) else None, requests, self._built.tokenizer

@@ -12,6 +12,8 @@ from starlette.responses import Response
 
 from anychip.errors import EngineDeadError, RequestError
 
+ROUTES = ("/v1/models", "/v1/completions", "/v1/chat/completions", "/health", "/metrics")
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +73,7 @@ def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     asked = f"{request.method} {request.url.path}"
     if error.status_code == 404:
-        return ApiError(404, f"there is no {asked}; see /v1/models, /v1/completions, /v1/chat/completions").response
+        return ApiError(404, f"there is no {asked}; there are {', '.join(ROUTES)}").response
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{asked} is not allowed; use {allowed}"

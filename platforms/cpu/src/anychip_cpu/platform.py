@@ -45,8 +45,8 @@ class CpuPlatform(Platform):
             raise DeviceError(f"{found.reason}; to mend it: {found.mend}")
         if index != 0:
             raise DeviceError(f"there is no device cpu:{index}; there is one, cpu:0")
-        if threads is not None and threads < 1:
-            raise DeviceError(f"threads is {threads}, expected 1 or more")
+        if threads is not None and not 1 <= threads <= _cores():
+            raise DeviceError(f"threads is {threads}, expected 1 to {_cores()}: the cores this process may run on")
         from anychip_cpu.device import CpuDevice
 
         return CpuDevice(found.devices[0], threads or _cores())
