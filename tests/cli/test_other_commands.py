@@ -168,7 +168,7 @@ def test_the_workloads_are_the_same_for_every_engine():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("frob",), "there is no workload 'frob'; expected single, batch, prefix, host, startup"),
+        (("frob",), "there is no workload 'frob'; expected single, batch, prefix, host, startup, quality"),
         ((), "bench single measures a model; name it with --model (demo comes with anychip)"),
         (("host", "--model", "demo"), "bench host measures no model; leave --model out"),
         (("single", "--model", "demo", "--repeats", "0"), "--repeats is 0; expected a whole number >= 1"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 
 from anychip.cli.options import add_engine_options, engine_options, positive
 from anychip.errors import RequestError
 
 MODEL_WORKLOADS = ("single", "batch", "prefix")
-OTHERS = ("host", "startup")
+QUALITY = "quality"
+OTHERS = ("host", "startup", QUALITY)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         help="single, batch, prefix (a model's speed; all three by default), host (the engine's own work per step), "
-        "startup (the command's)",
+        "startup (the command's), quality (perplexity of the weights' formats, and their distance from float32)",
     )
     parser.add_argument("--repeats", type=int, default=2, help="runs of each workload, the best counts (default 2)")
+    parser.add_argument(
+        "--text", help="quality: a file of documents parted by form feeds (default: what the demo model never saw)"
+    )
     add_engine_options(parser, required=False, without=("--policy",))
 
 
@@ -29,10 +34,13 @@ def run(options: argparse.Namespace) -> None:
         if name not in MODEL_WORKLOADS + OTHERS:
             raise RequestError(f"there is no workload {name!r}; expected {', '.join(MODEL_WORKLOADS + OTHERS)}")
     names = [name for name in what if name in MODEL_WORKLOADS]
-    if names and options.model is None:
-        raise RequestError(f"bench {names[0]} measures a model; name it with --model (demo comes with anychip)")
-    if options.model is not None and not names:
+    of_models = [name for name in what if name in (*MODEL_WORKLOADS, QUALITY)]
+    if of_models and options.model is None:
+        raise RequestError(f"bench {of_models[0]} measures a model; name it with --model (demo comes with anychip)")
+    if options.model is not None and not of_models:
         raise RequestError(f"bench {' '.join(what)} measures no model; leave --model out")
+    if options.text is not None and QUALITY not in what:
+        raise RequestError(f"bench {' '.join(what)} reads no text; leave --text out")
     positive("repeats", options.repeats)
     if "startup" in what:
         _startup()
@@ -40,6 +48,8 @@ def run(options: argparse.Namespace) -> None:
         _host()
     if names:
         _model(options, names)
+    if QUALITY in what:
+        _quality(options)
 
 
 def _model(options: argparse.Namespace, names: list[str]) -> None:
@@ -52,6 +62,22 @@ def _model(options: argparse.Namespace, names: list[str]) -> None:
         hits = f"{r.prefix_hit_rate:.0%}"
         print(f"{r.workload:10}{r.tokens_per_second:10.1f}{r.seconds:9.2f}{ttft:>20}{itl:>18}{hits:>7}")
     print(json.dumps({"bench": "model", "model": options.model, "results": [model.as_dict(r) for r in results]}))
+
+
+def _quality(options: argparse.Namespace) -> None:
+    """Of the format that --dtype and --quantize name, or of all that the device has."""
+    from anychip.bench import quality
+    from anychip.engine.budget import gib
+
+    given = engine_options(options)
+    asked: dict[str, str] = {name: given.pop(name) for name in ("dtype", "quantize") if name in given}
+    chosen = [asked] if asked else quality.formats(options.device, options.threads)
+    results = []
+    print(f"{'format':20}{'weights':>12}{'perplexity':>12}{'KL to float32':>15}{'same first':>12}")
+    for r in quality.run(options.model, quality.texts(options.text), chosen, progress=True, **given):
+        results.append(asdict(r))
+        print(f"{r.format:20}{gib(r.weights):>12}{r.perplexity:12.3f}{r.kl:15.6f}{r.agreement:12.2%}", flush=True)
+    print(json.dumps({"bench": QUALITY, "model": options.model, "results": results}))
 
 
 def _host() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from anychip.errors import PlatformError
 
 if TYPE_CHECKING:
-    from anychip_sdk.conformance.marks import Tier
+    from anychip_sdk.conformance.levels import Tier
     from anychip_sdk.conformance.report import Report
     from anychip_sdk.conformance.runner import AreaRun
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from anychip_sdk.conformance.levels import AREAS, PROFILES
     from anychip_sdk.conformance.report import make_report, write_report
-    from anychip_sdk.conformance.runner import Request, require_pytest
+    from anychip_sdk.conformance.runner import Request, known_checks, require_pytest
     from anychip_sdk.conformance.runner import run as run_areas
     from anychip_sdk.conformance.under_test import find
     from anychip_sdk.conformance.waivers import check_known, read_waivers
@@ -71,9 +71,9 @@ def _run(options: argparse.Namespace) -> int:
         options.device, options.plugin, options.group, tier, options.seed, options.out, areas, options.time_limit,
         fail_fast=options.fail_fast,
     )  # fmt: skip
+    check_known(waivers, known_checks(request, (check.partition("/")[0] for check in waivers)))
     print(f"{tested.name}: {tested.info.description} ({tested.distribution}), {tier} run", flush=True)
     runs = run_areas(request, say=_say)
-    check_known(waivers, (r["id"] for done in runs for r in done.results))
     report = make_report(request, tested, runs, waivers, profiles)
     write_report(report, options.out)
     _conclude(report, options.out)
@@ -115,7 +115,8 @@ def _repro(options: argparse.Namespace) -> int:
 
 
 def _matrix(options: argparse.Namespace) -> int:
-    from anychip_sdk.conformance.matrix import markdown, read_reports, svg
+    from anychip_sdk.conformance.matrix import markdown, read_reports
+    from anychip_sdk.conformance.picture import svg
 
     reports = read_reports(options.reports)
     print(markdown(reports), end="")

@@ -55,5 +55,6 @@ def _show(found: Inspection) -> None:
     assert found.claims is not None
     print(f"    memory: {gib(found.memory.free)} free of {gib(found.memory.total)}")
     print(f"    weights in {', '.join(found.claims.weight_dtypes)}; KV in {', '.join(found.claims.kv_dtypes)}")
+    print(f"    --quantize {', '.join(found.claims.quantize) or '(none)'}")
     for entry in found.ops:
         print(f"    {entry.op:24} {entry.dtype:9} {entry.provider}: {entry.reason}")

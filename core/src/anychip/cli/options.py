@@ -10,6 +10,7 @@ from anychip.errors import RequestError
 NO_PREFIX_CACHING = "--no-prefix-caching"
 _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--dtype", str, "auto, float32, bfloat16, float16 or float64 (auto: the device's choice)"),
+    ("--quantize", str, "keep linear layers in whole numbers: int8 or int4, or with a group: int8-g64, int4-g32, ..."),
     ("--kv-dtype", str, "the KV cache's dtype (auto: as --dtype)"),
     ("--max-model-len", int, "tokens of prompt and output (default: what the model and the memory allow)"),
     ("--max-num-seqs", int, "requests that run at once (default 64)"),

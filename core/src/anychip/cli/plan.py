@@ -27,11 +27,11 @@ def run(options: argparse.Namespace) -> None:
             b = make_budget(checkpoint, device, engine)
         finally:
             device.close()
-    layout, share = b.layout, engine.memory_fraction
+    layout, share, quantize = b.layout, engine.memory_fraction, engine.quantize
     rows = [
         ("model", f"{checkpoint.name} ({b.spec.architecture}, {len(b.spec.layers)} layers)"),
         ("device", f"{choice.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
-        ("weights", f"{gib(b.weights)} in {b.dtype}"),
+        ("weights", f"{gib(b.weights)} in {b.dtype}" + (f", linear layers in {quantize}" if quantize else "")),
         ("activations", f"{gib(b.activations)} estimated for {b.step_tokens} tokens a step"),
         ("KV cache", f"{gib(b.kv_cache)} of at most {share:.0%} of the rest; {b.kv_bytes_per_token} bytes a token"),
         ("KV pages", f"{' + '.join(str(n) for n in layout.pages)} of {layout.page_size} tokens"),

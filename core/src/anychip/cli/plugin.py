@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     new = actions.add_parser("new", help="write a package that installs, is found and runs on reference ops")
     new.add_argument("name", metavar="NAME", help="as --device will take it; the package is anychip-NAME")
-    new.add_argument("--framework", choices=FRAMEWORKS, default="torch", help="what the chip is programmed in")
+    new.add_argument("--framework", choices=FRAMEWORKS, default="torch", help="what the chip knows (default torch)")
     new.add_argument("--kind", choices=KINDS, default="ops", help="ops one by one, or whole steps (default ops)")
     new.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where the package's folder goes")
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     for path in done.files:
         print(f"    {path.relative_to(done.root)}")
     print("next:")
-    print(f"    pip install -e {done.root}")
+    print(f'    pip install -e "{done.root}[test]"')
     print("    anychip devices -v")
     print(f'    anychip generate --model demo --device {options.name} "Return a list of"')
     print(f"    anychip conformance --device {options.name} --quick")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from anychip_sdk.contract import (
+    QUANT_FORMATS,
     Capabilities,
     Device,
     DType,
@@ -23,6 +24,7 @@ from anychip_sdk.contract import (
 from anychip.engine.options import EngineOptions
 from anychip.errors import CapacityError
 from anychip.loading.checkpoint import Checkpoint
+from anychip.models.quantize import formats, quantized
 from anychip.models.registry import Family, family
 from anychip.models.spec import ModelSpec
 
@@ -47,6 +49,8 @@ class Budget:
     """tokens one request could hold with the KV cache to itself"""
     concurrent: int
     """requests of max_model_len that fit at once"""
+    tree: dict[str, Any]
+    """WeightSpec of every weight, quantised where that was asked for"""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -65,13 +69,30 @@ def weight_specs(tree: Any) -> list[WeightSpec]:
     return [spec for child in children for spec in weight_specs(child)]
 
 
-def _weight_bytes(spec: ModelSpec, kind: Family, checkpoint: Checkpoint, dtype: DType) -> int:
+def _weight_bytes(tree: Any, checkpoint: Checkpoint, dtype: DType) -> int:
     total = 0
-    for w in weight_specs(kind.weights(spec)):
+    for w in weight_specs(tree):
         item = _ITEM[dtype] if w.kind in ("linear", "embedding", "experts") else 4
-        names = [*(n for part in w.parts for n in part), *w.bias]
-        total += item * sum(math.prod(checkpoint.tensors[n].shape) for n in names)
+        shapes = [checkpoint.tensors[n].shape for part in w.parts for n in part]
+        if w.quantize is not None:
+            total += sum(QUANT_FORMATS[w.quantize].nbytes(*shape) for shape in shapes)
+        if w.quantize is None or w.kind == "embedding":  # its table stays beside the head
+            total += item * sum(math.prod(shape) for shape in shapes)
+        total += item * sum(math.prod(checkpoint.tensors[n].shape) for n in w.bias)
     return total
+
+
+def _weight_tree(kind: Family, spec: ModelSpec, device: Device | StepPlugin, quantize: str | None) -> dict[str, Any]:
+    """Raises CapacityError, naming what the device has, for weights that it cannot quantise."""
+    tree = kind.weights(spec)
+    if quantize is None:
+        return tree
+    name, known = device.info.name, device.capabilities.quantize
+    for needed in formats(tree, quantize):
+        if needed not in known:
+            has = f"it has {', '.join(known)}: choose one of these" if known else "it has none: leave quantize out"
+            raise CapacityError(f"{name} cannot keep weights in {needed}; {has}")
+    return quantized(tree, quantize)
 
 
 def resolve_dtype(asked: str, available: tuple[DType, ...], what: str, device: str) -> DType:
@@ -95,7 +116,8 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     kv_dtype = resolve_dtype(dtype if options.kv_dtype == "auto" else options.kv_dtype, claims.kv_dtypes, "KV in", name)
     _check_claims(spec, device)
     memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
-    weights = _weight_bytes(spec, kind, checkpoint, dtype)
+    tree = _weight_tree(kind, spec, device, options.quantize)
+    weights = _weight_bytes(tree, checkpoint, dtype)
     # One token at least for every request that decodes, or some would wait for others to end.
     step_tokens = options.max_num_batched_tokens or max(claims.step_tokens, options.max_num_seqs)
     activations = _activation_bytes(spec, dtype, step_tokens, options.max_num_seqs)
@@ -104,7 +126,8 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     if free <= 0:
         raise CapacityError(
             f"{checkpoint.name} needs {gib(weights)} for weights and {gib(activations)} for activations, {name} has "
-            f"{gib(memory.free)} free: free {gib(-free)}, or use {_smaller(dtype, claims, weights, activations)}"
+            f"{gib(memory.free)} free: free {gib(-free)}, or use "
+            + _smaller(dtype, claims, weights, activations, options.quantize)
         )
     kv_bytes = options.kv_cache_memory or int(free * options.memory_fraction)
     longest = spec.max_len if options.max_model_len is None else options.max_model_len
@@ -129,15 +152,16 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
             "for less (kv_cache_memory, kv_pages), or leave it to memory_fraction"
         )
     concurrent = max(1, fits // longest) if longest else 0
-    return Budget(spec, dtype, memory, step_tokens, weights, activations, used, layout, longest, fits, concurrent)
+    return Budget(spec, dtype, memory, step_tokens, weights, activations, used, layout, longest, fits, concurrent, tree)
 
 
-def _smaller(dtype: DType, claims: Capabilities, weights: int, activations: int) -> str:
+def _smaller(dtype: DType, claims: Capabilities, weights: int, activations: int, quantize: str | None) -> str:
     """What would make a model fit."""
     if activations > weights:
         return "smaller steps (max_num_batched_tokens, max_num_seqs)"
-    halves = [d for d in claims.weight_dtypes if _ITEM[d] < _ITEM[dtype]]
-    return "a smaller model" + (f", or dtype {halves[0]}" if halves else "")
+    halves = [f"dtype {d}" for d in claims.weight_dtypes if _ITEM[d] < _ITEM[dtype]][:1]
+    whole = [f"quantize {name}" for name in claims.quantize[:1] if quantize is None]
+    return ", or ".join(["a smaller model", *halves, *whole])
 
 
 def _check_claims(spec: ModelSpec, device: Device | StepPlugin) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,25 +87,38 @@ def refuse_if_strict(device: Device | StepPlugin, options: EngineOptions) -> Non
 
 def _load(checkpoint: Checkpoint, device: Device | StepPlugin, budget: Budget, progress: bool) -> Executor:
     spec, layout = budget.spec, budget.layout
-    kind = family(checkpoint.config)
-    tree = kind.weights(spec)
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    try:
+    with _faults_named(checkpoint, device):
         if isinstance(device, StepPlugin):
-            device.load(spec, tree, checkpoint.read, shapes, budget.dtype)
+            shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+            device.load(spec, budget.tree, checkpoint.read, shapes, budget.dtype)
             return StepExecutor(device, layout)
-        for attention in {layer.attention for layer in spec.layers}:
+        weights = load_weights(checkpoint, device, budget, progress)
+        return OpsExecutor(device, family(checkpoint.config), spec, weights, layout)
+
+
+def load_weights(checkpoint: Checkpoint, device: Device, budget: Budget, progress: bool) -> dict[str, Any]:
+    """The device's handles of all weights, its layers as it wants them. Raises AnychipError."""
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    with _faults_named(checkpoint, device):
+        for attention in {layer.attention for layer in budget.spec.layers}:
             device.ops.attention.supports(attention)
-        with Progress("loading weights", len(weight_specs(tree)), shown=progress) as bar:
+        with Progress("loading weights", len(weight_specs(budget.tree)), shown=progress) as bar:
 
             def pack(leaf: WeightSpec) -> Any:
                 handle = device.pack(leaf, checkpoint.read, shapes, budget.dtype)
                 bar.advance()
                 return handle
 
-            weights = _map_tree(tree, pack)
-        weights["layers"] = device.stack(spec.layers, weights["layers"])
-        return OpsExecutor(device, kind, spec, weights, layout)
+            weights: dict[str, Any] = _map_tree(budget.tree, pack)
+        weights["layers"] = device.stack(budget.spec.layers, weights["layers"])
+        return weights
+
+
+@contextmanager
+def _faults_named(checkpoint: Checkpoint, device: Device | StepPlugin) -> Iterator[None]:
+    """A device's refusals and faults as AnychipErrors that name it and the model."""
+    try:
+        yield
     except NotSupported as error:
         raise CapacityError(f"{device.info.name} cannot run {checkpoint.name}: {error}") from error
     except OutOfMemory as error:

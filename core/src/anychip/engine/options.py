@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from anychip_sdk.contract import QUANT_FORMATS
+
 from anychip.errors import RequestError
 
 _OPTIONAL_COUNTS = (
@@ -30,6 +32,8 @@ class EngineOptions:
     """auto (what the device prefers), float32, bfloat16, float16, float64"""
     kv_dtype: str = "auto"
     """auto: as dtype"""
+    quantize: str | None = None
+    """the linear layers' weights in whole numbers, made at load: a name of QUANT_FORMATS (int8, int4, ...)"""
     max_model_len: int | None = None
     """tokens of prompt and output; None: what the model allows and the KV cache can hold"""
     max_num_seqs: int = 64
@@ -77,6 +81,8 @@ class EngineOptions:
         dtypes = ("auto", "float32", "bfloat16", "float16", "float64")
         self._require("dtype", self.dtype in dtypes, "one of " + ", ".join(dtypes))
         self._require("kv_dtype", self.kv_dtype in dtypes, "one of " + ", ".join(dtypes))
+        known = self.quantize is None or self.quantize in QUANT_FORMATS
+        self._require("quantize", known, "one of " + ", ".join(QUANT_FORMATS))
 
     def _require(self, name: str, ok: bool, expected: str) -> None:
         if not ok:

@@ -47,6 +47,9 @@ typedef struct {
  * ANYCHIP_PREFILL_ROWS * (head_dim + v + 66) + 64 * (head_dim + v), v = v_dim rounded up to a multiple of 32. */
 #define ANYCHIP_PREFILL_ROWS 96
 
+/* Inputs of x that share a scale, where the weight has one for all of an output's inputs. */
+#define ANYCHIP_INPUT_GROUP 128
+
 /* What comes before attention: RMSNorm of each head of q and k (q_norm, k_norm: [head_dim], or null), rotation by
  * cosine and sine [tokens, head_dim], the sine's first half negated (or null), and the writing of k and v. */
 typedef struct {
@@ -106,6 +109,19 @@ typedef struct {
     void (*linear_bf16)(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* packed,
                         const uint16_t* bias, int64_t outputs, int64_t inputs, uint16_t* y, int64_t y_stride,
                         int64_t threads);
+
+    /* The same products in float32 with weights of 8 or 4 bits: whole numbers times a scale for every `group` inputs of
+     * an output (a multiple of 8), or with 8 bits for all of them where group is 0. With p = inputs rounded up to a multiple of 8:
+     * packed [ceil(outputs / width), p / 4, width, 4] holds a number + 128 in a byte; with 4 bits
+     * [ceil(outputs / width), p / 8, width, 4] holds a number + 8 in half a byte, four inputs in the low halves and the
+     * next four in the high ones. scales (bfloat16's bits): [ceil(outputs / width), groups, width].
+     * x becomes whole numbers too, with a scale for each group of a row, of ANYCHIP_INPUT_GROUP inputs where group is
+     * 0; a row that is not finite gives NaN. scratch, 4-byte aligned: rows * (8 * x's groups + inputs + 128) bytes. */
+    void (*pack_int)(const float* weight, int64_t outputs, int64_t inputs, int64_t bits, int64_t group,
+                     uint8_t* packed, uint16_t* scales, int64_t threads);
+    void (*linear_int)(const float* x, int64_t x_stride, int64_t rows, const uint8_t* packed, const uint16_t* scales,
+                       const float* bias, int64_t outputs, int64_t inputs, int64_t bits, int64_t group, float* y,
+                       int64_t y_stride, void* scratch, int64_t threads);
 } AnychipKernels;
 
 /* The instruction sets that this processor can run, best first, separated by spaces. */
@@ -113,6 +129,9 @@ const char* anychip_cpu_isas(void);
 
 /* Null where the processor cannot run it, or where it was not built. */
 const AnychipKernels* anychip_cpu_kernels(const char* isa);
+
+/* sizeof(AnychipKernels): a caller made for another table must not read this one. */
+int64_t anychip_cpu_table_bytes(void);
 
 /* Asks for huge pages behind [start, start + bytes), before it is written. Best effort. */
 void anychip_cpu_advise(void* start, int64_t bytes);

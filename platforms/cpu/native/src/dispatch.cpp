@@ -9,6 +9,9 @@
 extern const AnychipKernels anychip_table_portable;
 #ifdef ANYCHIP_X86
 extern const AnychipKernels anychip_table_avx2, anychip_table_avx512;
+#ifdef ANYCHIP_AVX512_VNNI
+extern const AnychipKernels anychip_table_avx512_vnni;
+#endif
 #ifdef ANYCHIP_AVX512_BF16
 extern const AnychipKernels anychip_table_avx512_bf16;
 #endif
@@ -38,28 +41,23 @@ bool has_avx512() {
 #endif
 }
 
-constexpr int COUNT =
-#ifdef ANYCHIP_AVX512_BF16
-    4;
-#elif defined(ANYCHIP_X86)
-    3;
-#else
-    1;
+#ifdef ANYCHIP_AVX512_VNNI
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
-const Isa* isas() {
-    static const Isa all[COUNT] = {
+const Isa ISAS[] = {
 #ifdef ANYCHIP_AVX512_BF16
-        {&anychip_table_avx512_bf16, has_avx512() && __builtin_cpu_supports("avx512bf16")},
+    {&anychip_table_avx512_bf16, has_vnni() && __builtin_cpu_supports("avx512bf16")},
+#endif
+#ifdef ANYCHIP_AVX512_VNNI
+    {&anychip_table_avx512_vnni, has_vnni()},
 #endif
 #ifdef ANYCHIP_X86
-        {&anychip_table_avx512, has_avx512()},
-        {&anychip_table_avx2, has_avx2()},
+    {&anychip_table_avx512, has_avx512()},
+    {&anychip_table_avx2, has_avx2()},
 #endif
-        {&anychip_table_portable, true},
-    };
-    return all;
-}
+    {&anychip_table_portable, true},
+};
 
 }  // namespace
 
@@ -67,10 +65,10 @@ extern "C" __attribute__((visibility("default"))) const char* anychip_cpu_isas(v
     static char names[64];
     if (!names[0]) {
         char made[64] = "";
-        for (int i = 0; i < COUNT; ++i)
-            if (isas()[i].available) {
+        for (const Isa& isa : ISAS)
+            if (isa.available) {
                 if (made[0]) strcat(made, " ");
-                strcat(made, isas()[i].table->name);
+                strcat(made, isa.table->name);
             }
         memcpy(names, made, sizeof names);
     }
@@ -78,9 +76,13 @@ extern "C" __attribute__((visibility("default"))) const char* anychip_cpu_isas(v
 }
 
 extern "C" __attribute__((visibility("default"))) const AnychipKernels* anychip_cpu_kernels(const char* isa) {
-    for (int i = 0; i < COUNT; ++i)
-        if (isas()[i].available && strcmp(isas()[i].table->name, isa) == 0) return isas()[i].table;
+    for (const Isa& known : ISAS)
+        if (known.available && strcmp(known.table->name, isa) == 0) return known.table;
     return nullptr;
+}
+
+extern "C" __attribute__((visibility("default"))) int64_t anychip_cpu_table_bytes(void) {
+    return sizeof(AnychipKernels);
 }
 
 extern "C" __attribute__((visibility("default"))) void anychip_cpu_advise(void* start, int64_t bytes) {

@@ -18,4 +18,10 @@ void pack_bf16(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t
 void linear_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* packed, const uint16_t* bias,
                  int64_t outputs, int64_t inputs, uint16_t* y, int64_t y_stride, int64_t threads);
 
+void pack_int(const float* weight, int64_t outputs, int64_t inputs, int64_t bits, int64_t group, uint8_t* packed,
+              uint16_t* scales, int64_t threads);
+void linear_int(const float* x, int64_t x_stride, int64_t rows, const uint8_t* packed, const uint16_t* scales,
+                const float* bias, int64_t outputs, int64_t inputs, int64_t bits, int64_t group, float* y,
+                int64_t y_stride, void* scratch, int64_t threads);
+
 }  // namespace ANYCHIP_ISA

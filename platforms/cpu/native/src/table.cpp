@@ -23,4 +23,6 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .prefill_f32 = ANYCHIP_ISA::prefill_f32,
     .pack_bf16 = ANYCHIP_ISA::pack_bf16,
     .linear_bf16 = ANYCHIP_ISA::linear_bf16,
+    .pack_int = ANYCHIP_ISA::pack_int,
+    .linear_int = ANYCHIP_ISA::linear_int,
 };

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from anychip_sdk.contract import Capabilities, DeviceInfo, DType, Reader, WeightSpec
+from anychip_sdk.contract import Capabilities, DeviceInfo, DType, NotSupported, Reader, WeightSpec
 from anychip_sdk.kits.torch import TorchDevice
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
 from anychip_sdk.kits.torch.weights import Weight
@@ -13,11 +14,13 @@ from anychip_sdk.kits.torch.weights import Weight
 from anychip_cpu.kernel_ops import KernelOps
 from anychip_cpu.native import kernels
 from anychip_cpu.onednn_ops import DTYPES, CpuOps
+from anychip_cpu.quantized import FORMATS, IntExperts, TiedWeight
 
 
 class CpuDevice(TorchDevice):
     def __init__(self, info: DeviceInfo, threads: int) -> None:
         torch.set_num_threads(threads)
+        found = kernels()
         capabilities = Capabilities(
             weight_dtypes=DTYPES,
             kv_dtypes=DTYPES,
@@ -27,13 +30,32 @@ class CpuDevice(TorchDevice):
             moe=True,
             device_feedback=True,
             step_tokens=512,  # activations of more leave the cache between two ops
+            quantize=() if found is None else FORMATS,
         )
         super().__init__(info, capabilities, "cpu")
-        found = kernels()
         self.ops: CpuOps = CpuOps(self.communicator) if found is None else KernelOps(self.communicator, found)
 
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
+        if spec.quantize is not None:
+            return self._pack_quantized(spec, read, shapes, dtype)
         w = super().pack(spec, read, shapes, dtype)
         if spec.kind not in ("linear", "embedding"):
             return w
         return self.ops._pack(w, embedding=spec.kind == "embedding")
+
+    def _pack_quantized(
+        self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType
+    ) -> Weight:
+        """From float32, whatever the dtype: rounding to it first would add to the error."""
+        if not isinstance(self.ops, KernelOps) or spec.quantize not in self.capabilities.quantize:
+            known = ", ".join(self.capabilities.quantize) or "none: anychip-cpu was installed without its kernels"
+            raise NotSupported(f"cpu has no weights in {spec.quantize}; it has {known}")
+        if spec.kind not in ("linear", "embedding", "experts"):
+            raise NotSupported(
+                f"cpu quantises linear weights, experts and heads, and no {spec.kind}; leave quantize out"
+            )
+        plain = replace(spec, quantize=None)
+        packed = self.ops._quantize(super().pack(plain, read, shapes, "float32"), spec.quantize)
+        if isinstance(packed, IntExperts) or spec.kind == "linear":
+            return packed
+        return TiedWeight(**vars(super().pack(plain, read, shapes, dtype)), head=packed)

@@ -1,5 +1,5 @@
-"""The ops that run on kernels of our own: products in float32 and bfloat16, the rest in float32. What is left goes the
-way of `CpuOps`."""
+"""The ops that run on kernels of our own: products in float32, bfloat16 and whole numbers, the rest in float32. What is
+left goes the way of `CpuOps`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from anychip_sdk.contract import Activation, Communicator
+from anychip_sdk.contract import QUANT_FORMATS, Activation, Batch, Communicator, MoESpec
+from anychip_sdk.kits.torch import moe
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.kernel_attention import KernelAttention
 from anychip_cpu.native import Kernels, advise
 from anychip_cpu.onednn_ops import CpuOps
+from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight, int_product, quantize, quantize_experts
 
 
 @dataclass
@@ -31,7 +33,7 @@ class KernelOps(CpuOps):
         super().__init__(communicator)
         self._kernels = kernels
         self.attention = KernelAttention(kernels)
-        own = f"kernels of our own ({kernels.name.decode()}) in float32 and bfloat16; else "
+        own = f"kernels of our own ({kernels.name.decode()}) in float32, bfloat16, int8 and int4; else "
         self.adopted: Mapping[str, str] = {  # type: ignore[misc]  # of this processor, not of the class
             **CpuOps.adopted,
             **{name: own + CpuOps.adopted[name] for name in ("linear", "linear_split", "logits")},
@@ -52,7 +54,14 @@ class KernelOps(CpuOps):
         pack(weight.data_ptr(), outputs, inputs, panels.data_ptr(), torch.get_num_threads())
         return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs, inputs=inputs)
 
+    def _quantize(self, w: Weight, name: str) -> IntWeight | IntExperts:
+        """Of a linear weight [O, I] or experts [E, O, I], in one of `quantized.FORMATS`."""
+        make = quantize if w.tensor.ndim == 2 else quantize_experts
+        return make(w, QUANT_FORMATS[name], self._kernels)
+
     def _matmul(self, x: Tensor, w: Weight) -> Tensor:
+        if isinstance(w, IntWeight | TiedWeight):
+            return int_product(x, w.head if isinstance(w, TiedWeight) else w, self._kernels)
         if not isinstance(w, PackedWeight):
             return super()._matmul(x, w)
         x = x if x.stride(-1) == 1 else x.contiguous()
@@ -64,6 +73,15 @@ class KernelOps(CpuOps):
             *(y.data_ptr(), w.outputs, torch.get_num_threads()),
         )
         return y
+
+    def moe(self, x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec, batch: Batch) -> Tensor:
+        if not isinstance(gate_up, IntExperts):
+            return super().moe(x, router, gate_up, down, spec, batch)
+        return moe.experts(x, self._matmul(x, router), gate_up, down, spec, self._int_expert)
+
+    def _int_expert(self, x: Tensor, e: int, gate_up: IntExperts, down: IntExperts, spec: MoESpec) -> Tensor:
+        gate, up = torch.split_with_sizes(self._matmul(x, gate_up.each[e]), gate_up.sizes, -1)
+        return self._matmul(self.gated_activation(gate, up, spec.activation), down.each[e])
 
     def embedding(self, ids: Tensor, w: Weight, scale: float = 1.0) -> Tensor:
         if not isinstance(w, PackedWeight):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, c_char_p, c_float, c_int64, c_void_p
+from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, c_char_p, c_float, c_int64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ FORCED = "ANYCHIP_CPU_ISA"
 DECODE_CHUNK = 256
 PREFILL_ROWS = 96
 GROUP_MAX = 64
-"""ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS and the most query heads of one KV head, of the header."""
+INPUT_GROUP = 128
+"""ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS, the most query heads of one KV head, and ANYCHIP_INPUT_GROUP, of the
+header."""
 
 BUILT = "ANYCHIP_CPU_LIBRARY"
 """Environment variable that names another build of the library, with the sanitizers for instance."""
@@ -68,6 +70,8 @@ class Kernels(Structure):
     prefill_f32: Any
     pack_bf16: Any
     linear_bf16: Any
+    pack_int: Any
+    linear_int: Any
 
     _fields_ = (
         ("name", c_char_p),
@@ -82,6 +86,8 @@ class Kernels(Structure):
         ("prefill_f32", CFUNCTYPE(None, POINTER(AttentionWork), _N)),
         ("pack_bf16", CFUNCTYPE(None, _P, _N, _N, _P, _N)),
         ("linear_bf16", CFUNCTYPE(None, _P, _N, _N, _P, _P, _N, _N, _P, _N, _N)),
+        ("pack_int", CFUNCTYPE(None, _P, _N, _N, _N, _N, _P, _P, _N)),
+        ("linear_int", CFUNCTYPE(None, _P, _N, _N, _P, _P, _P, _N, _N, _N, _N, _P, _N, _P, _N)),
     )
 
 
@@ -96,11 +102,16 @@ def library_path() -> Path | None:
 
 @cache
 def library() -> CDLL | None:
-    """None where there is none. torch must have been imported, so that both use its OpenMP."""
+    """None where there is none. torch must have been imported, so that both use its OpenMP.
+
+    Raises DeviceError for one that was built from other sources than these."""
     path = library_path()
     if path is None:
         return None
     found = CDLL(str(path))
+    size = getattr(found, "anychip_cpu_table_bytes", None)
+    if size is None or size() != sizeof(Kernels):
+        raise DeviceError(f"{path} was built from other sources than anychip-cpu's; install anychip-cpu again")
     found.anychip_cpu_isas.restype = c_char_p
     found.anychip_cpu_kernels.argtypes = (c_char_p,)
     found.anychip_cpu_kernels.restype = POINTER(Kernels)

@@ -12,6 +12,7 @@ from anychip_sdk.contract.hooks import ENTRY_POINT_GROUP, hookimpl
 from anychip_sdk.contract.ops import NO_TOKEN, Ops, Sampled
 from anychip_sdk.contract.platform import Absent, Broken, Found, Manifest, Platform
 from anychip_sdk.contract.specs import (
+    QUANT_FORMATS,
     Activation,
     AttentionSpec,
     Bucket,
@@ -21,6 +22,7 @@ from anychip_sdk.contract.specs import (
     Layer,
     MoESpec,
     Paged,
+    QuantFormat,
     SampleKind,
     StepKey,
     WeightKind,
@@ -30,10 +32,10 @@ from anychip_sdk.contract.step_plugin import StepPlugin
 from anychip_sdk.contract.version import CONTRACT_VERSION, Version
 
 __all__ = [
-    "CONTRACT_VERSION", "ENTRY_POINT_GROUP", "FLOAT_COLUMNS", "NO_TOKEN", "ROW_WORDS",
+    "CONTRACT_VERSION", "ENTRY_POINT_GROUP", "FLOAT_COLUMNS", "NO_TOKEN", "QUANT_FORMATS", "ROW_WORDS",
     "Absent", "Activation", "Allocator", "Attention", "AttentionSpec", "Batch", "Broken", "Bucket", "Capabilities",
     "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVLayout",
     "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged", "Pending",
-    "Platform", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step", "StepKey", "StepPlugin", "Version",
-    "WeightKind", "WeightSpec", "hookimpl", "view", "words",
+    "Platform", "QuantFormat", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step", "StepKey", "StepPlugin",
+    "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
 ]  # fmt: skip

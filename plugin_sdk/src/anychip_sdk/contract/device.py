@@ -34,9 +34,14 @@ class DeviceInfo:
 class Capabilities:
     """What a device claims. The conformance suite tests every claim and every refusal.
 
-    `weight_dtypes`, `kv_dtypes`: first is preferred. `device_feedback`: a step may take tokens that the step
-    before it sampled (`Batch.feed`). `batch_invariant`: a request's result does not depend on its batch.
-    `step_tokens`: a step of more tokens is no faster per token; the engine's budget unless the user sets one."""
+    `weight_dtypes`, `kv_dtypes`: first is preferred. `sampling`: False where `Ops.sample` is refused; steps return
+    their logits [R, V] as `Sampled.top_logprobs` then, and the host samples. `device_feedback`: a step may take tokens
+    that the step before it sampled (`Batch.feed`); it needs `sampling`. `asynchronous`: a compiled step returns before
+    its result is there, so that the core lays out and launches the next step meanwhile; it needs `device_feedback`, and
+    `Device.lend` must not give a buffer again before the result after the next was asked for. `batch_invariant`: a
+    request's result does not depend on its batch. `step_tokens`: a step of more tokens is no faster per token; the
+    engine's budget unless the user sets one. `quantize`: the names of QUANT_FORMATS that `Device.pack` takes in
+    `WeightSpec.quantize`."""
 
     weight_dtypes: tuple[DType, ...]
     kv_dtypes: tuple[DType, ...]
@@ -48,9 +53,11 @@ class Capabilities:
     sampling: bool = True
     max_logprobs: int = 20
     device_feedback: bool = False
+    asynchronous: bool = False
     batch_invariant: bool = False
     max_world_size: int = 1
     step_tokens: int = 2048
+    quantize: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
@@ -88,7 +95,8 @@ class Device(Checked):
     @abstractmethod
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Handle:
         """Builds an opaque weight handle in `dtype` (norms, rope and vectors in float32), reading only the slices
-        this rank needs. shapes: of every tensor named in the spec, as in the checkpoint."""
+        this rank needs. shapes: of every tensor named in the spec, as in the checkpoint. Raises NotSupported for a
+        dtype or a `spec.quantize` that the capabilities do not list."""
 
     def stack(self, specs: Sequence[Layer], weights: list[Any]) -> Any:
         """What `Ops.layers` gets for the per-layer weights; the list itself by default."""

@@ -16,7 +16,8 @@ class Manifest:
     """What a plugin says of itself before anything heavy is imported.
 
     `name`: as `--device` takes it. `platform`: "module:Class", imported when the platform is probed. `rank`: `auto`
-    takes the highest rank that is found. `contract` is stamped by the SDK the plugin was imported with."""
+    takes the highest rank that is found. `contract`: the version the plugin was written for; left out, it is that of
+    the SDK it is imported with, which is right only for a plugin that is released together with the SDK."""
 
     name: str
     platform: str

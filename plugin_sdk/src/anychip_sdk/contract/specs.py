@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,32 @@ import numpy as np
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 WeightKind = Literal["linear", "norm", "embedding", "experts", "rope", "vector"]
 Activation = Literal["silu", "gelu_tanh"]
+
+
+@dataclass(frozen=True)
+class QuantFormat:
+    """Weights as whole numbers of `bits` with sign, times a scale for every `group` inputs of an output; None: one
+    scale for all of an output's inputs."""
+
+    bits: int
+    group: int | None = None
+
+    def nbytes(self, outputs: int, inputs: int) -> int:
+        """Bytes of a weight [outputs, inputs], its scales in 16 bits."""
+        return outputs * (-(-inputs * self.bits // 8) + 2 * (1 if self.group is None else -(-inputs // self.group)))
+
+
+QUANT_FORMATS: Mapping[str, QuantFormat] = {
+    "int8": QuantFormat(8),
+    "int8-g32": QuantFormat(8, 32),
+    "int8-g64": QuantFormat(8, 64),
+    "int8-g128": QuantFormat(8, 128),
+    "int4": QuantFormat(4, 64),
+    "int4-g32": QuantFormat(4, 32),
+    "int4-g64": QuantFormat(4, 64),
+    "int4-g128": QuantFormat(4, 128),
+}
+"""What float weights can be turned into while they are packed, by the names that users give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +121,8 @@ class WeightSpec:
     `tp`: "out" shards outputs, "in" shards inputs (`linear` returns the full sum), None replicates.
     `bias`: one checkpoint name per part, or empty. `offset` is added to the values (Gemma's norms keep w - 1).
     `const` holds the values itself (rope frequencies) instead of `parts`.
+    `quantize`: a name of QUANT_FORMATS that a linear weight or experts are to be kept in. Of an embedding, which then
+    serves as the head too, it says what `Ops.logits` reads; the table that `Ops.embedding` reads stays as it is.
     """
 
     parts: tuple[tuple[str, ...], ...]
@@ -103,6 +131,7 @@ class WeightSpec:
     bias: tuple[str, ...] = ()
     offset: float = 0.0
     const: np.ndarray | None = field(default=None, compare=False, hash=False)
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from anychip_sdk.contract import ContractError, Reader, WeightSpec
+from anychip_sdk.contract import ContractError, NotSupported, Reader, WeightSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -15,7 +15,10 @@ _RANK = {"linear": 2, "embedding": 2, "experts": 2, "norm": 1, "vector": 1, "rop
 
 
 def check(spec: WeightSpec, shapes: Shapes) -> None:
-    """Raises ContractError where a tensor is missing, or where shapes cannot make one handle."""
+    """Raises ContractError where a tensor is missing, or where shapes cannot make one handle, and NotSupported for a
+    quantised one: the kits have none."""
+    if spec.quantize is not None:
+        raise NotSupported(f"the kit has no weights in {spec.quantize}; leave quantize out")
     if not spec.parts:
         raise ContractError(f"a weight of kind {spec.kind} names no tensor; give parts or const")
     if len(spec.parts) > 1 and spec.kind not in ("linear", "experts"):
