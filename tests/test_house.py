@@ -64,10 +64,12 @@ def top(module: str) -> str:
 
 
 def test_the_core_imports_its_dependencies_and_the_contract_only():
-    """No framework and no vendor, not even lazily. Of the SDK, two commands import what they are the face of."""
+    """No framework and no vendor, not even lazily. Of the SDK, two commands import what they are the face of, and the
+    host samples as the oracle does."""
     fronts = {
         CORE / "cli/conformance.py": "anychip_sdk.conformance",
         CORE / "cli/plugin.py": "anychip_sdk.scaffold",
+        CORE / "runner/host_sampling.py": "anychip_sdk.kits.numpy.sampling",
     }
     allowed = DEPENDENCIES | set(sys.stdlib_module_names) | {"anychip", "anychip_sdk"}
     strangers = [(shown(p), m) for p in sources(CORE) for m, _ in imports(p) if top(m) not in allowed]

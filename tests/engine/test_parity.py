@@ -12,6 +12,7 @@ TOKENS = 16
 SETTINGS = {
     "whole": {},
     "chunks of 7": {"max_prefill_chunk": 7},
+    "chunks of 1": {"max_prefill_chunk": 1},
     "few pages": {"kv_pages": 14, "page_size": 8, "max_num_batched_tokens": 32, "max_num_seqs": 6},
 }
 GREEDY = SamplingParams(temperature=0, max_tokens=TOKENS, detokenize=False)

@@ -35,6 +35,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.kv = KVCache(KVLayout(spec, PAGE, (pages,) * len(windows), SLOTS), MAX_LEN)
         self.table = RequestTable(SLOTS)
         self.scheduler = Scheduler(self.kv, self.table, max_tokens=budget, policy=policy, prefix_caching=caching)
+        self.in_flight = None
         self.arrivals = 0
         self.all = []
 
@@ -64,14 +65,33 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.add(request)
         return request
 
-    def run_one(self, token):
+    def run_one(self, token, ahead=False):
+        """ahead: the step stays in flight until the next one is launched."""
         plan = self.scheduler.schedule()
+        before, self.in_flight = self.in_flight, plan
         if plan is None:
-            assert not self.scheduler.has_work
-            return
-        self.check_plan(plan)
+            assert before or not self.scheduler.has_work
+        else:
+            self.check_plan(plan)
+            self.scheduler.advance(plan)
+            self.scheduler.check_integrity()
+        if before is not None:
+            self.book(before, token)
+        if not ahead and self.in_flight is not None:
+            plan, self.in_flight = self.in_flight, None
+            self.book(plan, token)
+
+    def land(self):
+        """Requests are preempted and forked by the scheduler alone, when no other step is in flight."""
+        if self.in_flight is not None:
+            plan, self.in_flight = self.in_flight, None
+            self.book(plan, 5)
+
+    def book(self, plan, token):
         tokens = np.where(plan.samples, token + np.arange(len(plan.slots)), 0) % 50
-        self.scheduler.update(plan, tokens.astype(np.int32))
+        live = self.scheduler.update(plan, tokens.astype(np.int32))
+        assert all(len(r.output) <= r.limit - len(r.prompt) for r in plan.requests)
+        assert len(live) == len(plan.requests)
 
     def check_plan(self, plan):
         assert plan.num_new.sum() <= self.scheduler.max_tokens
@@ -86,9 +106,9 @@ class SchedulerMachine(RuleBasedStateMachine):
                     assert pool.references[page] == 1, "a token would be written into a shared page"
         assert all(self.kv.pools[g].references[p] == 1 for g, p in copied)
 
-    @rule(token=st.integers(0, 49))
-    def step(self, token):
-        self.run_one(token)
+    @rule(token=st.integers(0, 49), ahead=st.booleans())
+    def step(self, token, ahead):
+        self.run_one(token, ahead)
 
     @rule(request=consumes(requests))
     def cancel(self, request):
@@ -96,11 +116,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(request=requests)
     def preempt(self, request):
+        self.land()
         if request.status is Status.RUNNING:
             self.scheduler.preempt(request)
 
     @rule(request=requests)
     def fork(self, request):
+        self.land()
         computed = int(self.table.num_computed[request.slot]) if request.status is Status.RUNNING else 0
         if computed and self.table.has_free:
             child = self.make(1, 20, request.priority, request.salt, 0)
@@ -122,7 +144,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         for _ in range(3000):
-            if not self.scheduler.has_work:
+            if not (self.scheduler.has_work or self.in_flight):
                 break
             self.run_one(3)
         assert not self.scheduler.has_work, "requests starve"

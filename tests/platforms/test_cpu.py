@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from anychip_cpu import native, onednn, platform
 from anychip_cpu.onednn_ops import CpuOps
 from anychip_cpu.platform import CpuPlatform
 from anychip_cpu.plugin import anychip_platform
-from anychip_sdk.contract import Broken, DeviceError, Found, WeightSpec
+from anychip_sdk.contract import QUANT_FORMATS, Broken, DeviceError, Found, WeightSpec
 
 
 def test_the_plugin_names_the_platform():
@@ -106,6 +107,7 @@ def test_claims():
     assert device.allocator.default_page_size in claims.page_sizes
     assert (claims.moe, claims.softcap, claims.sliding_window, claims.device_feedback) == (True,) * 4
     assert not claims.batch_invariant
+    assert claims.quantize == (tuple(QUANT_FORMATS) if native.isas() else ())
     assert claims.max_world_size == device.size == 1
 
 
@@ -168,3 +170,17 @@ def test_forcing_one_without_the_library_is_an_error(monkeypatch):
     monkeypatch.setenv(native.FORCED, "avx2")
     with pytest.raises(DeviceError, match="installed without its kernels"):
         native.kernels()
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_library_of_other_sources_is_refused(monkeypatch, size):
+    """Its table has its functions in other places, so that a call would go anywhere."""
+    old = SimpleNamespace() if size is None else SimpleNamespace(anychip_cpu_table_bytes=lambda: size)
+    monkeypatch.setattr(native, "CDLL", lambda path: old)
+    native.library.cache_clear()
+    try:
+        with pytest.raises(DeviceError, match=r"was built from other sources .*; install anychip-cpu again"):
+            CpuPlatform().open(threads=1)
+    finally:
+        native.library.cache_clear()

@@ -86,7 +86,7 @@ class WholeSteps(StepPlugin):
             raise DeviceError("the graph fell over")
         ops, batch = self._device.ops, view(buffer, key)
         logits, self._kv = decoder.forward(ops, self._spec, self._weights, ops.attention.begin(batch), self._kv)
-        return Done(ops.sample(logits, batch, self._device.state(int(batch.row_slot.max()) + 1))[0])
+        return Done(ops.sample(logits, batch, self._device.state(int(batch.row_slot.max(initial=0)) + 1))[0])
 
     def close(self) -> None:
         self._closed += 1

@@ -30,6 +30,8 @@ class NullPending:
 class NullExecutor:
     """Takes every step and does nothing."""
 
+    asynchronous = False
+
     def bucket(self, exact: Bucket) -> Bucket:
         return exact
 

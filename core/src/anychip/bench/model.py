@@ -22,6 +22,7 @@ class Result:
     workload: str
     device: str
     dtype: str
+    quantize: str | None
     requests: int
     output_tokens: int
     seconds: float
@@ -75,6 +76,7 @@ def _once(llm: LLM, name: str, work: workloads.Workload, load: float, progress: 
         workload=name,
         device=llm.device_name,
         dtype=llm.dtype,
+        quantize=llm.options.quantize,
         requests=len(work),
         output_tokens=tokens,
         seconds=round(seconds, 3),

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
-from anychip_sdk.contract import DeviceError, KVLayout, NotSupported
+from anychip_sdk.contract import DeviceError, KVLayout, NotSupported, OutOfMemory
 
 from anychip.engine.options import EngineOptions
 from anychip.errors import RequestError
 from anychip.kvcache.cache import KVCache
 from anychip.outputs import EngineStats, Logprob, TokenLogprobs
-from anychip.request import Request
+from anychip.request import Request, Status
 from anychip.runner.executor import Executor
 from anychip.runner.random_numbers import child_seed
-from anychip.runner.runner import Runner, StepResult
+from anychip.runner.runner import InFlight, Runner, StepResult
 from anychip.sampling_params import SamplingParams
 from anychip.scheduler.plan import StepPlan
 from anychip.scheduler.scheduler import Scheduler
@@ -34,6 +34,8 @@ class Event:
     token: int | None
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    start: int = 0
+    """position before the first of `prompt_logprobs`: a preempted request computes its prompt again"""
     error: str | None = None
 
 
@@ -66,6 +68,7 @@ class EngineCore:
         )
         self._executor = executor
         self._runner = Runner(executor, self.table, self.kv)
+        self._in_flight: InFlight | None = None  # with an asynchronous device
         self._arrivals = 0
         self._steps = self._prompt_tokens = self._generated = 0
 
@@ -134,45 +137,81 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self._in_flight is not None
 
     # -- the loop body -------------------------------------------------------------------------------------------
 
     def step(self) -> list[Event]:
-        """Schedules, runs and books one step. A device fault fails the step's requests and no others."""
+        """Schedules, runs and books one step. An asynchronous device is given the next step before the result of the
+        last one is taken from it. A device fault fails the step's requests and no others."""
+        events: list[Event] = []
+        if self.scheduler.counts_outputs:  # of which those in flight are unknown
+            events += self._collect()
         plan = self.scheduler.schedule()
-        if plan is None:
-            return []
+        before, self._in_flight = self._in_flight, None
+        if plan is not None:
+            events += self._launch(plan)
+        if before is not None:
+            events += self._book(before)
+        if not self._executor.asynchronous:
+            events += self._collect()
+        return events
+
+    def _launch(self, plan: StepPlan) -> list[Event]:
         for request in plan.requests[plan.num_decodes :]:
             request.started = request.started or perf_counter()
         try:
-            result = self._runner.collect(self._runner.launch(plan))
+            self._in_flight = self._runner.launch(plan)
         except (DeviceError, NotSupported, MemoryError) as error:
-            return self._fail(plan, f"the device failed: {type(error).__name__}: {error}")
+            # Nothing of the step counts yet, so the others can go on without whoever came last. A page copy may not
+            # have been made.
+            alone = isinstance(error, OutOfMemory | MemoryError) and not plan.copies
+            newest = max(plan.requests, key=self.scheduler.order)
+            return self._fail([newest] if alone else plan.requests, error)
+        self.scheduler.advance(plan)
         self._steps += 1
-        self.scheduler.update(plan, result.tokens)
-        return self._events(result)
+        return []
 
-    def _fail(self, plan: StepPlan, error: str) -> list[Event]:
-        for request in plan.requests:
+    def _collect(self) -> list[Event]:
+        """Waits for the step in flight, if there is one, and books it."""
+        step, self._in_flight = self._in_flight, None
+        return [] if step is None else self._book(step)
+
+    def _book(self, step: InFlight) -> list[Event]:
+        try:
+            result = self._runner.collect(step)
+        except (DeviceError, NotSupported, MemoryError) as error:
+            return self._fail([r for r in step.plan.requests if r.status is not Status.FINISHED], error)
+        return self._events(result, self.scheduler.update(step.plan, result.tokens))
+
+    def _fail(self, requests: list[Request], error: Exception) -> list[Event]:
+        for request in requests:
             self.scheduler.finish(request, "error")
-        return [Event(request, None, error=error) for request in plan.requests]
+        said = f"the device failed: {type(error).__name__}: {error}"
+        return [Event(request, None, error=said) for request in requests]
 
-    def _events(self, result: StepResult) -> list[Event]:
+    def _events(self, result: StepResult, live: np.ndarray) -> list[Event]:
+        """live: [B] bool, whom the step counted for."""
         plan, sampled = result.plan, result.sampled
-        prompts = {seq: self._logprobs(result, row, count) for seq, row, count in result.rows.prompt}
+        prompts = {seq: self._logprobs(result, row, count) for seq, row, count in result.rows.prompt if live[seq]}
         events = []
-        self._generated += len(result.rows.sampling)
         for row, i in enumerate(result.rows.sampling.tolist()):
             request = plan.requests[i]
+            if not live[i]:
+                continue
+            self._generated += 1
             if request.finish_reason == "error":
                 events.append(Event(request, None, error="the model's logits are not numbers (NaN) for this request"))
                 continue
             logprobs = None
             if sampled.logprob is not None and request.params.logprobs is not None:
                 logprobs = self._logprobs(result, row, 1, request.params.logprobs)[0]
-            events.append(Event(request, int(result.tokens[i]), logprobs, tuple(prompts.pop(i, ()))))
-        events += [Event(plan.requests[i], None, prompt_logprobs=tuple(found)) for i, found in prompts.items()]
+            prompt = tuple(prompts.pop(i, ()))
+            events.append(Event(request, int(result.tokens[i]), logprobs, prompt, int(plan.start[i])))
+        events += [
+            Event(plan.requests[i], None, prompt_logprobs=tuple(found), start=int(plan.start[i]))
+            for i, found in prompts.items()
+        ]
         return events
 
     def _logprobs(self, result: StepResult, row: int, count: int, top: int | None = None) -> list[TokenLogprobs]:
@@ -210,6 +249,7 @@ class EngineCore:
 
     def close(self) -> None:
         """Ends every request and gives the device back."""
+        self._collect()
         for request in [*self.scheduler.running, *self.scheduler.waiting]:
             self.cancel(request)
         self._executor.close()

@@ -93,8 +93,8 @@ class RequestText:
 
     def push(self, event: Event) -> bool:
         """Takes one event. True: a stop string ended that part, and the engine should be told to stop it."""
-        if self._prompt_logprobs is not None:
-            self._prompt_logprobs += event.prompt_logprobs
+        if self._prompt_logprobs is not None and event.prompt_logprobs:
+            self._prompt_logprobs[event.start + 1 :] = event.prompt_logprobs
         self._error = event.error or self._error
         return self._texts[event.request].push(event) is not None
 

@@ -25,9 +25,14 @@ class OpEntry:
     fallback: bool
 
 
+_ON_HOST = OpEntry(
+    "sample", "float32", "anychip.runner.host_sampling", "fallback: on the host, the device declares no sampling", True
+)
+
+
 def op_table(device: Device | StepPlugin) -> tuple[OpEntry, ...]:
     """One entry for every op, attention method and page operation of the device, in the contract's order; of a step
-    plugin, for every method."""
+    plugin, for every method. Sampling that the device does not declare is the host's."""
     dtype = device.capabilities.weight_dtypes[0]
     distributions = packages_distributions()
     main: Ops | StepPlugin = device.ops if isinstance(device, Device) else device
@@ -38,8 +43,9 @@ def op_table(device: Device | StepPlugin) -> tuple[OpEntry, ...]:
             ("attention.", device.ops.attention, Attention),
             ("allocator.", device.allocator, Allocator),
         )
+    host = () if device.capabilities.sampling else ("sample",)
     return tuple(
-        _entry(prefix + name, dtype, owner, name, main, distributions)
+        _ON_HOST if prefix + name in host else _entry(prefix + name, dtype, owner, name, main, distributions)
         for prefix, owner, contract in parts
         for name, member in vars(contract).items()
         if inspect.isfunction(member) and not name.startswith("_")

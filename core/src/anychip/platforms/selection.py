@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -103,8 +103,8 @@ def choose(device: str) -> Choice:
     """`auto`, NAME or NAME:INDEX. Raises PlatformError, saying what there is, or what is broken and how to mend it."""
     if device == "auto":
         return _choose_best()
-    name, _, index = device.partition(":")
     plugins = {p.name: p for p in discover()}
+    name, index = split(device, plugins)
     if name not in plugins:
         known = ", ".join(sorted(plugins)) or "none"
         raise PlatformError(
@@ -114,6 +114,13 @@ def choose(device: str) -> Choice:
     if isinstance(probed.result, Found):
         return take(probed, _index(probed.result, name, index), "asked for")
     raise PlatformError(explain(probed))
+
+
+def split(device: str, names: Container[str]) -> tuple[str, str]:
+    """NAME:INDEX in two. tpu:emulated is the platform tpu-emulated: one that stands in for another is a plugin of its
+    own, since the other one is absent where it is wanted."""
+    name, _, index = device.partition(":")
+    return (f"{name}-{index}", "") if index and f"{name}-{index}" in names else (name, index)
 
 
 def take(probed: Probed, index: int, reason: str) -> Choice:

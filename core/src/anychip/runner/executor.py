@@ -21,10 +21,13 @@ from anychip_sdk.contract import (
 
 from anychip.models.registry import Family
 from anychip.models.spec import ModelSpec
+from anychip.runner.host_sampling import logits_alone, logits_key, sampled_on_host
 
 
 class Executor(Protocol):
     """What the runner needs of a device with a model on it."""
+
+    asynchronous: bool
 
     def bucket(self, exact: Bucket) -> Bucket: ...
     def plan_shapes(self, bucket: Bucket) -> Shapes: ...
@@ -44,14 +47,18 @@ class OpsExecutor:
         self._kv = device.allocator.allocate(layout)
         self._state = device.state(layout.slots)
         self._compiled: dict[StepKey, Compiled] = {}
+        self._vocab_size = spec.vocab_size
+        self._on_host = not device.capabilities.sampling
+        self.asynchronous = device.capabilities.asynchronous
         ops = device.ops
+        sample = logits_alone if self._on_host else ops.sample
 
         def step(weights: Any, kv: Any, state: Any, batch: Batch) -> tuple[Sampled, Any, Any]:
             batch = ops.attention.begin(batch)
             if batch.key.feed:
                 batch.token_ids = ops.feed(batch, state)
             logits, kv = family.forward(ops, spec, weights, batch, kv)
-            sampled, state = ops.sample(logits, batch, state)
+            sampled, state = sample(logits, batch, state)
             return sampled, kv, state
 
         self._step = step
@@ -62,6 +69,12 @@ class OpsExecutor:
 
     def launch(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending:
         """exact: the device runs this key's shapes as they are, so there is nothing to keep."""
+        if self._on_host:
+            without = logits_key(key, self._vocab_size)
+            return sampled_on_host(key, buffer, lambda: self._run(without, buffer, exact))
+        return self._run(key, buffer, exact)
+
+    def _run(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending:
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = self._device.compile(self._step, key)
@@ -84,6 +97,8 @@ class StepExecutor:
     def __init__(self, plugin: StepPlugin, layout: KVLayout) -> None:
         plugin.allocate(layout)
         self._plugin = plugin
+        self._on_host = not plugin.capabilities.sampling
+        self.asynchronous = plugin.capabilities.asynchronous
         self.bucket = plugin.bucket
         self.lend = plugin.lend
         self.copy_pages = plugin.copy_pages
@@ -96,4 +111,6 @@ class StepExecutor:
         return None
 
     def launch(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending:
+        if self._on_host:
+            return sampled_on_host(key, buffer, lambda: self._plugin.run(key, buffer))
         return self._plugin.run(key, buffer)

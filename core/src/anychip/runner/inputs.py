@@ -52,7 +52,8 @@ def _special_rows(plan: StepPlan, table: RequestTable, sampling: np.ndarray, tok
     for row, i in enumerate(sampling.tolist()):
         request = plan.requests[i]
         if table.special[plan.slots[i]]:
-            edits += [(row, token, value) for token, value in _edits(request)]
+            written = len(request.output) + int(table.in_flight[plan.slots[i]])
+            edits += [(row, token, value) for token, value in _edits(request, written)]
             counts += [(row, *count) for count in _counts(request)]
             if request.params.logprobs is not None:
                 wanted.append(request.params.logprobs)
@@ -84,10 +85,10 @@ def _padded(count: int) -> int:
     return 0 if count == 0 else 1 << (count - 1).bit_length()
 
 
-def _edits(request: Request) -> list[tuple[int, float]]:
-    """Logit biases, and stop tokens forbidden until min_tokens. Each token stands once."""
+def _edits(request: Request, written: int) -> list[tuple[int, float]]:
+    """Logit biases, and stop tokens forbidden until min_tokens are written. Each token stands once."""
     values = dict(request.params.logit_bias)
-    if len(request.output) < request.params.min_tokens:
+    if written < request.params.min_tokens:
         values.update(dict.fromkeys(request.stop_ids, _BIASED))
     return list(values.items())
 
@@ -117,7 +118,7 @@ def fill(batch: Batch, plan: StepPlan, rows: Rows, table: RequestTable, kv: KVCa
     """Writes the step into a zeroed host batch, whose shapes may be larger than the step's."""
     B, T, R = len(plan.slots), int(plan.num_new.sum()), len(rows.tokens)
     seq = np.arange(B, dtype=np.int32)
-    if T == B:
+    if plan.num_decodes == B:
         token_seq, token_slot, positions = seq, plan.slots, plan.start
         batch.token_ids[:B] = table.last_token[plan.slots]
     else:
@@ -129,6 +130,7 @@ def fill(batch: Batch, plan: StepPlan, rows: Rows, table: RequestTable, kv: KVCa
         for i in range(plan.num_decodes, B):
             start, count = int(plan.start[i]), int(plan.num_new[i])
             batch.token_ids[first[i] : first[i] + count] = plan.requests[i].tokens(start, start + count)
+    batch.feed[:T] = table.in_flight[token_slot] > 0
     batch.counts[:] = (T, B, R, plan.num_decodes)
     batch.positions[:T] = positions
     batch.token_seq[:T] = token_seq

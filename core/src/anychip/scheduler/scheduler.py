@@ -76,6 +76,11 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.running or self.waiting)
 
+    @property
+    def counts_outputs(self) -> bool:
+        """Whether what a running request has written so far, all of it, shapes its next logits."""
+        return bool(self.table.penalised[self._running_slots()].any())
+
     # -- one step ------------------------------------------------------------------------------------------------
 
     def schedule(self) -> StepPlan | None:
@@ -95,7 +100,8 @@ class Scheduler:
     def _decodes(self, copies: dict[Request, list[PageCopy]]) -> list[Request]:
         """Who decodes in this step, in order, each with a page to write to."""
         t, slots = self.table, self._running_slots()
-        ready = slots[t.num_tokens[slots] - t.num_computed[slots] == 1][: self.max_tokens]
+        waits = t.num_tokens[slots] - t.num_computed[slots] == 1
+        ready = slots[waits & (t.num_tokens[slots] < t.limit[slots])][: self.max_tokens]
         decodes = [r for s in ready.tolist() if (r := t.requests[s]) is not None]
         full = t.num_computed[ready] >= self.kv.num_pages[ready] * self.kv.page_size
         for i in np.flatnonzero(full | t.shared[ready]).tolist():
@@ -214,42 +220,45 @@ class Scheduler:
 
     # -- after the step ------------------------------------------------------------------------------------------
 
-    def update(self, plan: StepPlan, tokens: np.ndarray) -> list[Request]:
-        """Books a finished step. tokens: [B] sampled ids, meaningless where `plan.samples` is false; NO_TOKEN fails
-        the request. Returns the requests that ended. Requests cancelled meanwhile are passed over."""
-        t = self.table
-        live = np.array([r.status is Status.RUNNING for r in plan.requests])
-        slots = plan.slots[live]
+    def advance(self, plan: StepPlan) -> None:
+        """Books a step as launched: what it computes counts as computed, and what it samples as there, unknown yet."""
+        t, live = self.table, _running(plan)
+        sampled = plan.slots[live & plan.samples]
+        t.num_computed[plan.slots[live]] = (plan.start + plan.num_new)[live]
+        t.num_tokens[sampled] += 1
+        t.in_flight[sampled] += 1
+
+    def update(self, plan: StepPlan, tokens: np.ndarray) -> np.ndarray:
+        """Books the result of a step that `advance` was told of. tokens: [B] sampled ids, meaningless where
+        `plan.samples` is false; NO_TOKEN fails the request. Returns which requests it counted for, [B] bool: those
+        cancelled or preempted meanwhile are passed over."""
+        t, live = self.table, _running(plan)
         end = plan.start + plan.num_new
-        t.num_computed[slots] = end[live]
         size = self.kv.page_size
         turned = live & (end // size > plan.start // size)
         for i in np.flatnonzero(turned).tolist():
             self._name_pages(plan.requests[i], int(plan.start[i]), int(end[i]))
         sampled = live & plan.samples
         t.last_token[plan.slots[sampled]] = tokens[sampled]
-        t.num_tokens[plan.slots[sampled]] += 1
-        return self._append(plan, np.flatnonzero(sampled).tolist(), tokens.tolist())
+        t.in_flight[plan.slots[sampled]] -= 1
+        self._append(plan, np.flatnonzero(sampled).tolist(), tokens.tolist())
+        return live
 
-    def _append(self, plan: StepPlan, rows: list[int], tokens: list[int]) -> list[Request]:
-        full = (self.table.num_tokens[plan.slots] >= self.table.limit[plan.slots]).tolist()
-        ended = []
+    def _append(self, plan: StepPlan, rows: list[int], tokens: list[int]) -> None:
+        t, slots = self.table, plan.slots
+        full = (t.num_tokens[slots] - t.in_flight[slots] >= t.limit[slots]).tolist()
         for i in rows:
             request, token = plan.requests[i], tokens[i]
             if token == NO_TOKEN:
                 self.finish(request, "error")
-            else:
-                request.output.append(token)
-                if request.siblings:
-                    self._release_siblings(request)
-                if token in request.stop_ids:
-                    self.finish(request, "stop", token)
-                elif full[i]:
-                    self.finish(request, "length")
-                else:
-                    continue
-            ended.append(request)
-        return ended
+                continue
+            request.output.append(token)
+            if request.siblings:
+                self._release_siblings(request)
+            if token in request.stop_ids:
+                self.finish(request, "stop", token)
+            elif full[i]:
+                self.finish(request, "length")
 
     def _name_pages(self, request: Request, start: int, end: int) -> None:
         """Pages that the step filled become findable, and those behind the window free."""
@@ -321,10 +330,16 @@ class Scheduler:
         assert set(map(id, holders)) == set(map(id, self.running)), "table and running list disagree"
         for r in self.running:
             computed = int(self.table.num_computed[r.slot])
-            assert self.table.num_tokens[r.slot] == r.num_tokens, f"{r.id}: token counts disagree"
-            assert 0 <= computed < r.num_tokens, f"{r.id}: computed {computed} of {r.num_tokens}"
+            tokens = r.num_tokens + int(self.table.in_flight[r.slot])
+            assert self.table.num_tokens[r.slot] == tokens, f"{r.id}: token counts disagree"
+            assert 0 <= computed < tokens, f"{r.id}: computed {computed} of {tokens}"
             assert computed <= self.kv.num_pages[r.slot] * self.kv.page_size, f"{r.id}: computed past its pages"
         free = np.setdiff1d(np.arange(len(self.table.requests)), [0, *slots])
         assert not self.kv.num_pages[free].any(), "a free slot holds pages"
         for queue in (self.running, self.waiting):
             assert queue == sorted(queue, key=self.order), "a queue is out of order"
+
+
+def _running(plan: StepPlan) -> np.ndarray:
+    """[B] bool: whose requests nobody has ended or preempted since the plan was made."""
+    return np.array([r.status is Status.RUNNING for r in plan.requests])

@@ -16,12 +16,14 @@ class RequestTable:
         self.requests: list[Request | None] = [None] * slots
         self.num_tokens = np.zeros(slots, np.int32)  # [S] prompt and output
         self.num_computed = np.zeros(slots, np.int32)  # [S] tokens whose K and V are in the cache
-        self.last_token = np.zeros(slots, np.int32)  # [S]
+        self.last_token = np.zeros(slots, np.int32)  # [S] the last one that the host knows
+        self.in_flight = np.zeros(slots, np.int32)  # [S] tokens in num_tokens that the host does not know yet
         self.limit = np.zeros(slots, np.int32)  # [S] num_tokens at which the request ends
         self.seed = np.zeros(slots, np.uint64)  # [S]
         self.sampling = np.zeros((slots, ROW_WORDS), np.int32)  # [S, ROW_WORDS] all but UNIFORM
         self.random = np.zeros(slots, bool)  # [S] temperature > 0
         self.special = np.zeros(slots, bool)  # [S] logprobs, penalties, biases or min_tokens: looked at one by one
+        self.penalised = np.zeros(slots, bool)  # [S] the tokens so far change the next logits
         self.shared = np.zeros(slots, bool)  # [S] the page at num_computed may be another's too
         self._free = list(range(slots - 1, 0, -1))
 
@@ -36,6 +38,7 @@ class RequestTable:
         self.requests[slot] = request
         self.num_tokens[slot] = request.num_tokens
         self.num_computed[slot] = computed
+        self.in_flight[slot] = 0
         self.last_token[slot] = request.output[-1] if request.output else request.prompt[-1]
         self.limit[slot] = request.limit
         self.seed[slot] = request.seed
@@ -54,6 +57,7 @@ class RequestTable:
         row[Row.TARGET] = 0
         self.random[slot] = p.temperature > 0
         self.special[slot] = needs_care(request)
+        self.penalised[slot] = has_penalties(request)
         self.shared[slot] = False
         return slot
 
