@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from anychip_sdk.contract import Batch, Capabilities, DeviceInfo, Layer, Reader, StepKey, WeightSpec, view
-from anychip_sdk.kits.jax import Buckets, JaxDevice
+from anychip_sdk.kits.jax import Buckets, JaxDevice, Ranks
 from anychip_sdk.kits.numpy.platform import NumpyPlatform
 from numpy_batches import page_tables, ragged
 
@@ -21,7 +21,7 @@ HOST = jax.devices("cpu")[0]
 
 def kit_device(buckets: Buckets | None = None) -> JaxDevice:
     claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=DTYPES, sliding_window=True, softcap=True, moe=True)
-    return JaxDevice(DeviceInfo(name="jax", description="the kit alone", details={}), claims, HOST, buckets)
+    return JaxDevice(DeviceInfo(name="jax", description="the kit alone", details={}), claims, Ranks.of([HOST]), buckets)
 
 
 def draw(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:

@@ -106,7 +106,9 @@ def moe_specs(experts: int) -> tuple[WeightSpec, WeightSpec, WeightSpec]:
 
 
 @pytest.mark.parametrize(("dtype", "renormalize"), [("float32", False), ("float32", True), ("bfloat16", True)])
-def test_moe(dtype, renormalize):
+@pytest.mark.parametrize("dense", [False, True])
+def test_moe(dtype, renormalize, dense, monkeypatch):
+    monkeypatch.setattr(OPS, "_dense_rows", 100 if dense else 0)
     X, M, E, T = 5, 6, 8, 9  # experts, width of each, hidden, tokens
     tensors = {f"{e}.{n}": draw(M, E, seed=10 * e + i) / 3 for e in range(X) for i, n in enumerate(("gate", "up"))}
     tensors |= {f"{e}.down": draw(E, M, seed=e) / 3 for e in range(X)} | {"router": draw(X, E)}

@@ -10,6 +10,7 @@ import numpy as np
 
 from anychip_sdk.contract import (
     Batch,
+    Bucket,
     Device,
     DType,
     KVLayout,
@@ -59,6 +60,9 @@ class KitSteps(StepPlugin):
 
     def copy_pages(self, group: int, source: np.ndarray, target: np.ndarray) -> None:
         self._kv = self._device.allocator.copy_pages(self._kv, group, source, target)
+
+    def bucket(self, exact: Bucket) -> Bucket:
+        return self._device.bucket(exact)
 
     def lend(self, words: int) -> np.ndarray:
         return self._device.lend(words)

@@ -8,5 +8,6 @@ from anychip_sdk.kits.jax.attention import JaxAttention
 from anychip_sdk.kits.jax.buckets import Buckets
 from anychip_sdk.kits.jax.device import JaxDevice
 from anychip_sdk.kits.jax.ops import JaxOps
+from anychip_sdk.kits.jax.ranks import Ranks
 
-__all__ = ["Buckets", "JaxAllocator", "JaxAttention", "JaxDevice", "JaxOps"]
+__all__ = ["Buckets", "JaxAllocator", "JaxAttention", "JaxDevice", "JaxOps", "Ranks"]

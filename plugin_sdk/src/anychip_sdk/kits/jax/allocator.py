@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from anychip_sdk.contract import Allocator, DType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
+from anychip_sdk.contract import Allocator, DType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory, Paged
 from anychip_sdk.kits.host import host_memory
 from anychip_sdk.kits.jax.errors import FAULTS, first_line
+from anychip_sdk.kits.jax.ranks import Ranks
 from anychip_sdk.kits.jax.weights import JAX_DTYPES
 from anychip_sdk.kits.paging import plan_pages
 
@@ -30,15 +32,19 @@ class JaxAllocator(Allocator):
     extends = ("default_page_size",)
     default_page_size = 16
 
-    def __init__(self, device: jax.Device, dtypes: Sequence[DType], page_sizes: Sequence[int] = PAGE_SIZES) -> None:
+    def __init__(self, ranks: Ranks, dtypes: Sequence[DType], page_sizes: Sequence[int] = PAGE_SIZES) -> None:
         """dtypes: what KV may be kept in; page_sizes: in tokens. Both as the device claims."""
-        self._device, self._dtypes, self._page_sizes = device, dtypes, page_sizes
+        self._ranks, self._dtypes, self._page_sizes = ranks, dtypes, page_sizes
 
     def memory(self) -> Memory:
-        stats = None if self._device.platform == "cpu" else self._device.memory_stats()
-        if not stats:
+        """That of all ranks, as the fullest of them counts."""
+        devices = self._ranks.devices
+        found = [] if devices[0].platform == "cpu" else [device.memory_stats() for device in devices]
+        if not all(found) or not found:
             return host_memory()
-        return Memory(stats["bytes_limit"] - stats["bytes_in_use"], stats["bytes_limit"])
+        total = min(stats["bytes_limit"] for stats in found)
+        free = min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in found)
+        return Memory(free * len(found), total * len(found))
 
     def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:
         sizes = self._page_sizes
@@ -46,23 +52,30 @@ class JaxAllocator(Allocator):
         size = default if page_size is None else page_size
         if size not in sizes:
             raise NotSupported(f"there are no pages of {size} tokens; use {', '.join(map(str, sizes))}")
+        for group in spec.groups:
+            if group.kv_heads % self._ranks.size:
+                raise NotSupported(f"{self._ranks.size} chips do not divide {group.kv_heads} KV heads; use fewer chips")
         if spec.dtype not in self._dtypes:
             raise NotSupported(f"no KV is kept in {spec.dtype}; use {', '.join(self._dtypes)}")
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
 
     def allocate(self, layout: KVLayout) -> KV:
-        dtype, size = JAX_DTYPES[layout.spec.dtype], layout.page_size
         try:
-            kv = tuple(
-                (
-                    jnp.zeros((g.layers, pages, g.kv_heads, size, g.k_dim), dtype, device=self._device),
-                    jnp.zeros((g.layers, pages, g.kv_heads, size, g.v_dim), dtype, device=self._device),
-                )
-                for g, pages in zip(layout.spec.groups, layout.pages, strict=True)
-            )
+            kv = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=a.sharding), self._describe(layout))
             return jax.block_until_ready(kv)
         except FAULTS as error:
             raise OutOfMemory(f"no memory for {layout.pages} KV pages: {first_line(error)}; ask for fewer") from error
+
+    def _describe(self, layout: KVLayout) -> KV:
+        """What `allocate` makes, with `ShapeDtypeStruct` for arrays. KV heads are split among ranks."""
+        dtype, size, sharding = JAX_DTYPES[layout.spec.dtype], layout.page_size, self._ranks.split(2)
+
+        def cache(group: Paged, pages: int, width: int) -> Any:
+            shape = (group.layers, pages, group.kv_heads, size, width)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+        groups = zip(layout.spec.groups, layout.pages, strict=True)
+        return tuple((cache(g, pages, g.k_dim), cache(g, pages, g.v_dim)) for g, pages in groups)
 
     def free(self, kv: KV) -> None:
         for keys, values in kv:
@@ -76,7 +89,7 @@ class JaxAllocator(Allocator):
             for row, pages in zip(pairs, (source, target), strict=True):
                 part = pages[start : start + COPIES]
                 row[: len(part)] = part
-            caches = _copy(caches, jax.device_put(pairs, self._device))
+            caches = _copy(caches, jax.device_put(pairs, self._ranks.whole))
         return (*kv[:group], caches, *kv[group + 1 :])
 
 

@@ -9,19 +9,21 @@ from anychip_sdk.contract import Bucket
 
 @dataclass(frozen=True)
 class Buckets:
-    """Shapes grow from these by `growth`: fewer programs with a larger one, less padding with a smaller one."""
+    """Shapes grow from these: fewer programs with a larger growth, less padding with a smaller one. Columns of the page
+    table, and sequences where some prefill, are padded at little cost and grow by `coarse`, all else by `growth`."""
 
     tokens: int = 16
     seqs: int = 8
     pages: int = 16
     growth: int = 2
+    coarse: int = 4
 
     def of(self, exact: Bucket) -> Bucket:
         """The bucket of a step. Logit rows are as many as sequences, unless prompt logprobs ask for more. Where every
         sequence decodes, tokens are as many as sequences."""
-        seqs = _grown(exact.seqs, self.seqs, self.growth)
+        seqs = _grown(exact.seqs, self.seqs, self.growth if exact.decode else self.coarse)
         rows = _grown(exact.rows, seqs, self.growth)
-        pages = _grown(exact.pages, self.pages, self.growth)
+        pages = _grown(exact.pages, self.pages, self.coarse)
         tokens = seqs if exact.decode else _grown(exact.tokens, self.tokens, self.growth)
         return Bucket(tokens, seqs, pages, rows, exact.decode, exact.groups)
 

@@ -33,6 +33,7 @@ from anychip_sdk.kits.jax.buckets import Buckets
 from anychip_sdk.kits.jax.errors import FAULTS, as_contract_error, first_line
 from anychip_sdk.kits.jax.ops import JaxOps
 from anychip_sdk.kits.jax.programs import JaxPending, Programs
+from anychip_sdk.kits.jax.ranks import Ranks
 from anychip_sdk.kits.jax.weights import Weight, pack
 from anychip_sdk.kits.solo import Solo
 
@@ -44,25 +45,26 @@ class JaxState:
 
 
 class JaxDevice(Device):
-    """Subclass it, set `info` and `capabilities`, and replace `ops` or `allocator` by what the chip does better."""
+    """One chip, or several that this process drives as one. Subclass it, and replace `ops` or `allocator` by what the
+    chip does better."""
 
     def __init__(
-        self, info: DeviceInfo, capabilities: Capabilities, device: jax.Device, buckets: Buckets | None = None
+        self, info: DeviceInfo, capabilities: Capabilities, ranks: Ranks, buckets: Buckets | None = None
     ) -> None:
         self.info = info
         self.capabilities = capabilities
-        self._device = device
+        self._ranks = ranks
         self._buckets = buckets or Buckets()
         self._programs = Programs()
         self.communicator = Solo()
-        self.ops = JaxOps()
-        self.allocator = JaxAllocator(device, capabilities.kv_dtypes, capabilities.page_sizes)
+        self.ops = JaxOps(ranks)
+        self.allocator = JaxAllocator(ranks, capabilities.kv_dtypes, capabilities.page_sizes)
 
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
         if dtype not in self.capabilities.weight_dtypes:
             raise NotSupported(f"{self.info.name} has no {dtype}; use {', '.join(self.capabilities.weight_dtypes)}")
         try:
-            return pack(spec, read, shapes, dtype, self._device)
+            return pack(spec, read, shapes, dtype, self._ranks)
         except FAULTS as error:
             raise OutOfMemory(f"no memory for a weight: {first_line(error)}") from error
 
@@ -73,7 +75,7 @@ class JaxDevice(Device):
             raise OutOfMemory(f"no memory to stack the layers' weights: {first_line(error)}") from error
 
     def state(self, slots: int) -> JaxState:
-        return JaxState(jnp.zeros(slots, jnp.int32, device=self._device))
+        return JaxState(jnp.zeros(slots, jnp.int32, device=self._ranks.whole))
 
     def bucket(self, exact: Bucket) -> Bucket:
         return self._buckets.of(exact)
@@ -85,7 +87,7 @@ class JaxDevice(Device):
     def compile(self, step: Step, key: StepKey) -> Compiled:
         def run(weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> tuple[JaxPending, Any, Any]:
             try:
-                arguments = (weights, kv, state, jax.device_put(buffer, self._device))
+                arguments = (weights, kv, state, jax.device_put(buffer, self._ranks.whole))
                 program = self._programs.get(step, key, self.ops.attention.plan_shapes, arguments)
                 fields, kv, state = program(*arguments)
             except FAULTS as error:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from anychip_sdk.contract import Layer
+from anychip_sdk.kits.jax.ranks import stacked
 
 Block = Callable[..., tuple[Any, ...]]
 
@@ -82,8 +83,12 @@ def _stack_run(run: Run, weights: list[Any]) -> tuple[Any, ...]:
     )
 
 
-def _join(*parts: jax.Array) -> jax.Array:
-    joined = jax.block_until_ready(jnp.stack(parts))
+def _join(*parts: Any) -> Any:
+    """Descriptions of arrays give one of their stack."""
+    sharding = stacked(parts[0].sharding)
+    if isinstance(parts[0], jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((len(parts), *parts[0].shape), parts[0].dtype, sharding=sharding)
+    joined = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=sharding)(parts))
     for part in parts:
         part.delete()
     return joined

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 from anychip_sdk.contract import Activation, Batch, Layer, MoESpec, Ops, Sampled
 from anychip_sdk.kits.jax import layers, math, moe
 from anychip_sdk.kits.jax.attention import JaxAttention
+from anychip_sdk.kits.jax.ranks import AXIS, Ranks
 from anychip_sdk.kits.jax.sampling import sample_rows
 from anychip_sdk.kits.jax.weights import Weight
 
@@ -19,13 +22,37 @@ from anychip_sdk.kits.jax.weights import Weight
 class JaxOps(Ops):
     """A subclass that multiplies better overrides `_matmul`; everything that holds a linear layer goes through it."""
 
-    def __init__(self) -> None:
+    _dense_rows = 0
+    """Up to how many rows all experts take all of them, see `moe.experts`."""
+
+    def __init__(self, ranks: Ranks) -> None:
         self.attention = JaxAttention()
+        self._ranks = ranks
 
     def _matmul(self, x: Array, w: Weight) -> Array:
-        """x: [T, I] -> [T, O] float32, bias included."""
-        y = math.matmul(x, w.array)
+        """x: [T, I] -> [T, O] float32, bias included. With tp="in" ranks add up what they have in x's dtype."""
+        y = self._summed(x, w) if w.tp == "in" else math.matmul(x, w.array)
         return y if w.bias is None else y + w.bias.astype(jnp.float32)
+
+    def _summed(self, x: Array, w: Weight) -> Array:
+        def part(x: Array, w: Array) -> Array:
+            return lax.psum(math.matmul(x, w).astype(x.dtype), AXIS).astype(jnp.float32)
+
+        inner = PartitionSpec(None, AXIS)
+        return self._on_ranks(part, (inner, inner))(x, w.array)
+
+    def _gathered(self, x: Array, w: Weight) -> Array:
+        """All outputs on every rank. Left to itself XLA may gather the weight instead."""
+
+        def part(x: Array, w: Array) -> Array:
+            return lax.all_gather(math.matmul(x, w), AXIS, axis=1, tiled=True)
+
+        return self._on_ranks(part, (PartitionSpec(), PartitionSpec(AXIS)))(x, w.array)
+
+    def _on_ranks(self, part: Callable[..., Array], specs: tuple[PartitionSpec, ...]) -> Callable[..., Array]:
+        """part on every rank, with the same result on each."""
+        mesh = self._ranks.mesh
+        return jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
 
     def embedding(self, ids: Array, w: Weight, scale: float = 1.0) -> Array:
         x = w.array.at[ids].get(mode="fill")  # NaN for an id beyond the vocabulary: `sample` reports its request
@@ -41,8 +68,10 @@ class JaxOps(Ops):
         return self._matmul(x, w).astype(x.dtype)
 
     def linear_split(self, x: Array, w: Weight) -> tuple[Array, ...]:
-        ends = [sum(w.sizes[: i + 1]) for i in range(len(w.sizes) - 1)]
-        return tuple(jnp.split(self.linear(x, w), ends, axis=-1))
+        ranks = self._ranks.size if w.tp == "out" else 1
+        ends = [sum(w.sizes[: i + 1]) // ranks for i in range(len(w.sizes) - 1)]
+        y = self.linear(x, w).reshape(x.shape[0], ranks, -1)  # each rank's outputs side by side
+        return tuple(part.reshape(x.shape[0], -1) for part in jnp.split(y, ends, axis=-1))
 
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         return math.rms_norm(x, w.array, eps)
@@ -57,10 +86,13 @@ class JaxOps(Ops):
         return math.activate(gate, up, kind)
 
     def moe(self, x: Array, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec, batch: Batch) -> Array:
-        return moe.experts(x, batch.counts[0], router, gate_up, down, spec)
+        real, dense = batch.counts[0], x.shape[0] <= self._dense_rows
+        if gate_up.tp is None:
+            return moe.experts(x, real, router, gate_up, down, spec, dense=dense)
+        return moe.experts_of_ranks(self._ranks, x, real, router, gate_up, down, spec, dense=dense)
 
     def logits(self, x: Array, w: Weight, softcap: float | None = None) -> Array:
-        y = self._matmul(x, w)
+        y = self._gathered(x, w) if w.tp == "out" else self._matmul(x, w)
         return y if softcap is None else softcap * jnp.tanh(y / softcap)
 
     def feed(self, batch: Batch, state: Any) -> Array:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -28,8 +29,8 @@ Executable = Callable[[Any, Any, Any, Array], tuple[dict[str, Array], Any, Any]]
 class Programs:
     """All programs of one device. `expect` says which keys will come: the first program asked for then brings all of
     them, compiled side by side. After that, a key with shapes that nobody expected is an error rather than minutes of
-    compiling in the middle of serving. Expected shapes with another kind of sampling (`StepKey.sample`), of which
-    there are too many to compile ahead, are compiled when they come, and logged."""
+    compiling in the middle of serving. Expected shapes with another kind of sampling (`StepKey.sample`) or more logit
+    rows (prompt logprobs), of which there are too many to compile ahead, are compiled when they come, and logged."""
 
     def __init__(self) -> None:
         self._programs: dict[tuple[Step, StepKey], Future[Executable]] = {}
@@ -48,7 +49,7 @@ class Programs:
             LOG.info("compiling %d programs ahead", len(expected))
             for one in expected:
                 self._submit(step, one, plan_shapes, arguments)
-            self._shapes = frozenset(one.bucket for one in expected)
+            self._shapes = frozenset(_but_rows(one.bucket) for one in expected)
         if (step, key) not in self._programs:
             self._check(key)
             self._submit(step, key, plan_shapes, arguments)
@@ -59,35 +60,43 @@ class Programs:
         self._programs.clear()
 
     def _check(self, key: StepKey) -> None:
-        if self._shapes and key.bucket not in self._shapes:
+        if self._shapes and _but_rows(key.bucket) not in self._shapes:
             raise DeviceError(
                 f"a step needs {key.bucket}, which is none of the {len(self._shapes)} shapes compiled at the start; "
                 "this is a fault of whoever named them, not of the request"
             )
         if self._shapes:
-            LOG.warning("compiling a program for %s: it was not compiled at the start", key.sample)
+            rows = key.bucket.rows
+            LOG.warning("compiling a program for %s and %d rows: it was not compiled at the start", key.sample, rows)
 
     def _submit(self, step: Step, key: StepKey, plan_shapes: Callable[[Bucket], Shapes], arguments: Any) -> None:
         weights, kv, state, _ = jax.tree.map(_described, arguments)
         shapes = plan_shapes(key.bucket)
-        buffer = jax.ShapeDtypeStruct((words(key, shapes),), np.int32, sharding=_sharding(arguments))
-        traced = jax.jit(_traceable(step, key, shapes), donate_argnums=(1, 2))
+        whole = arguments[-1].sharding
+        buffer = jax.ShapeDtypeStruct((words(key, shapes),), np.int32, sharding=whole)
 
         def compiled() -> Executable:
-            program = traced.lower(weights, kv, state, buffer).compile()
+            program = lower(step, key, shapes, weights, kv, state, buffer).compile()
             LOG.info("compiled %s", key)
             return program
 
         self._programs[step, key] = self._pool.submit(compiled)
 
 
+def _but_rows(bucket: Bucket) -> Bucket:
+    return replace(bucket, rows=0)
+
+
 def _described(array: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
-def _sharding(arguments: Any) -> jax.sharding.Sharding:
-    buffer: Array = arguments[-1]
-    return buffer.sharding
+def lower(step: Step, key: StepKey, plan_shapes: Shapes, weights: Any, kv: Any, state: Any, buffer: Any) -> Any:
+    """A step before it is compiled, from descriptions of its arrays. KV and state are given up and come back as they
+    were laid out."""
+    same = jax.tree.map(lambda array: array.sharding, (kv, state))
+    program = jax.jit(_traceable(step, key, plan_shapes), donate_argnums=(1, 2), out_shardings=(buffer.sharding, *same))
+    return program.lower(weights, kv, state, buffer)
 
 
 def _traceable(step: Step, key: StepKey, shapes: Shapes) -> Executable:

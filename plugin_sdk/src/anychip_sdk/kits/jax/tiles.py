@@ -10,7 +10,7 @@ from jax import Array
 from anychip_sdk.contract import Batch
 
 ROWS = 16
-"""Tokens of a tile where some sequence has more than one."""
+"""Tokens of a tile, unless a device wants others."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Tiles:
     """[T] its row in the tile"""
 
 
-def cut(batch: Batch) -> Tiles:
+def cut(batch: Batch, rows: int = ROWS) -> Tiles:
+    """rows: tokens of a tile where some sequence has more than one."""
     T = batch.key.bucket.tokens
     token = jnp.arange(T, dtype=jnp.int32)
     real = token < batch.counts[0]
@@ -42,15 +43,15 @@ def cut(batch: Batch) -> Tiles:
         return Tiles(token[:, None], real.astype(jnp.int32), seq, batch.positions[:, None], real, token, row)
     B = batch.key.bucket.seqs
     starts, ends = batch.query_start[:-1], batch.query_start[1:]  # [B] each
-    whole = jnp.cumsum(-(-(ends - starts) // ROWS))  # [B] tiles up to the sequence, its own included
+    whole = jnp.cumsum(-(-(ends - starts) // rows))  # [B] tiles up to the sequence, its own included
     first = jnp.concatenate([jnp.zeros(1, whole.dtype), whole[:-1]])
-    N = min(T, T // ROWS + B)
+    N = min(T, T // rows + B)
     tile = jnp.arange(N, dtype=jnp.int32)
     seq = jnp.minimum(jnp.searchsorted(whole, tile, side="right"), B - 1).astype(jnp.int32)
-    start = starts[seq] + (tile - first[seq]) * ROWS  # [N]
-    count = jnp.where(tile < whole[-1], jnp.clip(ends[seq] - start, 0, ROWS), 0)
-    tokens = jnp.clip(start[:, None] + jnp.arange(ROWS), 0, T - 1)
+    start = starts[seq] + (tile - first[seq]) * rows  # [N]
+    count = jnp.where(tile < whole[-1], jnp.clip(ends[seq] - start, 0, rows), 0)
+    tokens = jnp.clip(start[:, None] + jnp.arange(rows), 0, T - 1)
     mine = batch.token_seq
     offset = token - starts[mine]
-    place = jnp.where(real, first[mine] + offset // ROWS, 0)
-    return Tiles(tokens, count, seq, batch.positions[tokens], real, place, jnp.where(real, offset % ROWS, 0))
+    place = jnp.where(real, first[mine] + offset // rows, 0)
+    return Tiles(tokens, count, seq, batch.positions[tokens], real, place, jnp.where(real, offset % rows, 0))

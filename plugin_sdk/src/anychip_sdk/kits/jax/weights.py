@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,10 @@ import numpy as np
 from jax import Array
 
 from anychip_sdk.contract import DType, Reader, WeightSpec
+from anychip_sdk.kits.jax.ranks import Ranks
 from anychip_sdk.kits.weights import check, read_bias, read_parts
 
+LOG = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
 JAX_DTYPES: Mapping[DType, np.dtype] = {
@@ -23,40 +27,81 @@ JAX_DTYPES: Mapping[DType, np.dtype] = {
 }
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["array", "bias"], meta_fields=["sizes"])
+@partial(jax.tree_util.register_dataclass, data_fields=["array", "bias"], meta_fields=["sizes", "tp"])
 @dataclass(frozen=True)
 class Weight:
     """linear [O, I], embedding [V, E], experts [X, O, I], norm and vector and rope [N] (float32). `sizes`: outputs of
-    each part. `bias`: [O], or None."""
+    each part. `bias`: [O], or None. `tp`: what is split among ranks; with "out" each rank's part of every part of the
+    weight stands together, so that a rank finds its outputs side by side."""
 
     array: Array
     bias: Array | None = None
     sizes: tuple[int, ...] = field(default=())
+    tp: Literal["out", "in"] | None = None
 
 
-def to_jax(array: np.ndarray, device: jax.Device) -> Array:
-    """The array must be nobody else's: on the host JAX keeps it as it is."""
-    return jax.device_put(array, device)
-
-
-def pack(spec: WeightSpec, read: Reader, shapes: Shapes, dtype: DType, device: jax.Device) -> Weight:
-    """See `Device.pack`. Norms, rope and vectors stay float32: they are small, and their ops compute in it.
-
-    Raises ContractError where a tensor is missing, or where shapes make no weight."""
+def describe(spec: WeightSpec, shapes: Shapes, dtype: DType, ranks: Ranks) -> Weight:
+    """The handle that `pack` makes, with `ShapeDtypeStruct` for arrays. Raises ContractError where a tensor is missing
+    or shapes make no weight."""
     if spec.const is not None:
-        return Weight(to_jax(np.array(spec.const, np.float32), device))
-    kind = np.dtype(np.float32) if spec.kind in ("norm", "vector", "rope") else JAX_DTYPES[dtype]
+        return Weight(_struct(spec.const.shape, np.float32, ranks.whole))
     check(spec, shapes)
-    parts = [np.asarray(part) for part in read_parts(spec, read, shapes)]
+    kind = np.dtype(np.float32) if spec.kind in ("norm", "vector", "rope") else JAX_DTYPES[dtype]
+    first = shapes[spec.parts[0][0]]
+    sizes = tuple(shapes[part[0]][0] for part in spec.parts)
+    count = len(spec.parts[0])
+    stack = (count,) if count > 1 or spec.kind == "experts" else ()
+    shape = (*stack, sum(sizes), *first[1:])
+    tp = _split(spec, shapes, ranks)
+    sharding = ranks.whole if tp is None else ranks.split(len(stack) if tp == "out" else len(shape) - 1)
+    bias_sharding = ranks.split(0) if tp == "out" else ranks.whole
+    bias = _struct((sum(sizes),), kind, bias_sharding) if spec.bias else None
+    return Weight(_struct(shape, kind, sharding), bias, sizes, tp)
+
+
+def _split(spec: WeightSpec, shapes: Shapes, ranks: Ranks) -> Literal["out", "in"] | None:
+    """What is split among ranks: nothing where they do not divide it."""
+    if spec.tp is None or ranks.size == 1:
+        return None
+    for part in spec.parts:
+        length = shapes[part[0]][0 if spec.tp == "out" else 1]
+        if length % ranks.size:
+            LOG.warning("%s: %d chips do not divide %d; each has all of it", part[0], ranks.size, length)
+            return None
+    return spec.tp
+
+
+def _struct(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def pack(spec: WeightSpec, read: Reader, shapes: Shapes, dtype: DType, ranks: Ranks) -> Weight:
+    """See `Device.pack`. Norms, rope and vectors stay float32: they are small, and their ops compute in it. Raises as
+    `describe`."""
+    wanted = describe(spec, shapes, dtype, ranks)
+    if spec.const is not None:
+        return Weight(ranks.make(wanted.array, lambda *_: np.array(spec.const, np.float32)))
+    spec = replace(spec, tp=wanted.tp)
+
+    def part(rank: int, size: int) -> np.ndarray:
+        return _joined(spec, list(read_parts(spec, read, shapes, rank, size)), wanted.array.dtype)
+
+    def bias(rank: int, size: int) -> np.ndarray:
+        return np.concatenate(
+            [np.asarray(b).astype(wanted.array.dtype) for b in read_bias(spec, read, shapes, rank, size)]
+        )
+
+    made = None if wanted.bias is None else ranks.make(wanted.bias, bias)
+    return replace(wanted, array=ranks.make(wanted.array, part), bias=made)
+
+
+def _joined(spec: WeightSpec, parts: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """One new array, whatever the parts are views of: a checkpoint's pages go away when it is closed."""
     axis = -2 if parts[0].ndim > 1 else 0
-    # One new array, whatever the parts are views of: a checkpoint's pages go away when it is closed.
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    whole = np.empty(shape, kind)
+    whole = np.empty(shape, dtype)
     np.concatenate(parts, axis=axis, out=whole, casting="unsafe")
     if spec.offset:
-        whole += kind.type(spec.offset)
-    sizes = tuple(part.shape[axis] for part in parts)
-    biases = [np.asarray(b).astype(kind) for b in read_bias(spec, read, shapes)]
-    bias = to_jax(np.concatenate(biases), device) if biases else None
-    return Weight(to_jax(whole, device), bias, sizes)
+        whole += dtype.type(spec.offset)
+    return whole

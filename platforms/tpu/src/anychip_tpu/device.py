@@ -1,0 +1,73 @@
+"""The device: TPU chips, or JAX's CPU backend in their place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import jax
+from anychip_sdk.contract import Capabilities, DeviceError, DeviceInfo, DType
+from anychip_sdk.kits.jax import Buckets, JaxDevice, Ranks
+
+from anychip_tpu.allocator import EMULATED_BYTES, PAGE_SIZES, TpuAllocator
+from anychip_tpu.kernels.interpreters import Interpret, emulation
+from anychip_tpu.ops import TpuOps
+
+DTYPES: tuple[DType, ...] = ("bfloat16", "float32")
+CAPABILITIES = Capabilities(
+    weight_dtypes=DTYPES,
+    kv_dtypes=DTYPES,
+    page_sizes=PAGE_SIZES,
+    sliding_window=True,
+    softcap=True,
+    moe=True,
+    device_feedback=True,
+    step_tokens=2048,
+)
+
+
+class TpuDevice(JaxDevice):
+    def __init__(
+        self, info: DeviceInfo, ranks: Ranks, interpret: Interpret = False, buckets: Buckets | None = None
+    ) -> None:
+        super().__init__(info, CAPABILITIES, ranks, buckets)
+        self.ops = TpuOps(ranks, interpret)
+        self.allocator = TpuAllocator(ranks, DTYPES, EMULATED_BYTES if interpret else None)
+
+
+def open_chips(info: DeviceInfo, indices: Sequence[int]) -> TpuDevice:
+    """Raises DeviceError, in one line, where libtpu does not start."""
+    try:
+        chips = jax.devices("tpu")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"JAX does not start the TPU: {reason}; see that no other process has it") from error
+    if max(indices) >= len(chips):
+        raise DeviceError(f"JAX sees {len(chips)} TPU chips; expected {max(indices) + 1}: see TPU_VISIBLE_CHIPS")
+    _keep_programs()
+    return TpuDevice(info, Ranks.of([chips[i] for i in indices]))
+
+
+def _keep_programs() -> None:
+    """Compiled programs are kept on disk, where the user says so (JAX_COMPILATION_CACHE_DIR) or in their cache."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "anychip/tpu"))
+
+
+def open_emulated(info: DeviceInfo, count: int) -> TpuDevice:
+    """JAX is told to look for no accelerator, unless the user has said where it is to run (JAX_PLATFORMS). Raises
+    DeviceError where JAX runs already, with fewer devices."""
+    with suppress(RuntimeError):  # it runs already
+        if jax.config.values["jax_platforms"] is None:
+            jax.config.update("jax_platforms", "cpu")
+        if jax.config.values["jax_num_cpu_devices"] < count:
+            jax.config.update("jax_num_cpu_devices", count)
+    _keep_programs()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise DeviceError(f"JAX runs with {len(devices)} CPU device; expected {count}: open {info.name} first")
+    return TpuDevice(info, Ranks.of(devices[:count]), emulation())

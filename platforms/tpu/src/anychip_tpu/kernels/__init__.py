@@ -1,0 +1,1 @@
+"""The Pallas kernels. Each compiles for TPU, and runs on the processor in Pallas's interpreters."""

@@ -1,0 +1,235 @@
+"""Ragged paged attention: tiles of queries walk over their pages, which stream from HBM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from anychip_sdk.contract import AttentionSpec
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from anychip_tpu.kernels.interpreters import Interpret
+
+BUFFER_BYTES = 2**23
+"""VMEM that pages may take: two blocks of K and of V."""
+MOST_PLACES = 512
+"""Places of the KV cache in a block, at most: more make no DMA longer, and scores larger."""
+LOWEST = -1e30
+"""Where a running maximum starts: finite, so that a row which has seen nothing has no infinities to subtract."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the kernel does, tile by tile. Tiles with a count of 0 are the last ones and do nothing."""
+
+    seq: Array
+    """[N] row of the sequence in the page table"""
+    position: Array
+    """[N] place of the tile's first token in its sequence; its other tokens follow"""
+    count: Array
+    """[N] tokens"""
+    table: Array
+    """[B * P] pages of each sequence in order"""
+    columns: int
+    """P"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Static sizes of one call: `group` rows of queries are one token's; page_size places in a page, `pages` pages in a
+    block, `columns` in the page table."""
+
+    group: int
+    page_size: int
+    pages: int
+    columns: int
+    spec: AttentionSpec
+
+    @property
+    def places(self) -> int:
+        return self.page_size * self.pages
+
+
+def attend(
+    q: Array,
+    keys: Array,
+    values: Array,
+    layer: Any,
+    work: Work,
+    spec: AttentionSpec,
+    group: int,
+    interpret: Interpret = False,
+) -> Array:
+    """q: [N, K, R, D], R = rows of a tile times `group`, a token's rows side by side. keys, values:
+    [layers, pages, K, page_size, D or Dv]; `layer`: int or traced scalar. -> [N, K, R, Dv], q's dtype; what tiles with
+    a count of 0 give is arbitrary. An online softmax over blocks of pages (FlashAttention, arXiv:2205.14135)."""
+    N, K, R, D = q.shape
+    size, Dv = keys.shape[3], values.shape[4]
+    shape = Shape(group, size, _pages_of_block(keys, values, work.columns), work.columns, spec)
+    scalars = (jnp.asarray(layer, jnp.int32).reshape(1), work.seq, work.position, work.count, work.table)
+
+    def tile(n: Array, *_: Any) -> tuple[Array, int, int, int]:
+        return n, 0, 0, 0
+
+    in_hbm = pl.BlockSpec(memory_space=pltpu.HBM)
+    return pl.pallas_call(
+        partial(_kernel, shape),
+        out_shape=jax.ShapeDtypeStruct((N, K, R, Dv), q.dtype),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(scalars),
+            grid=(N,),
+            in_specs=[pl.BlockSpec((1, K, R, D), tile), in_hbm, in_hbm],
+            out_specs=pl.BlockSpec((1, K, R, Dv), tile),
+            scratch_shapes=[
+                pltpu.VMEM((2, K, shape.places, D), keys.dtype),
+                pltpu.VMEM((2, K, shape.places, Dv), values.dtype),
+                pltpu.SemaphoreType.DMA((2, 2)),
+                pltpu.SMEM((1,), jnp.int32),
+                pltpu.VMEM((K, R, 1), jnp.float32),
+                pltpu.VMEM((K, R, 1), jnp.float32),
+                pltpu.VMEM((K, R, Dv), jnp.float32),
+            ],
+        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=2**26),
+        interpret=interpret,
+        name="ragged_paged_attention",
+    )(*scalars, q, keys, values)
+
+
+def _pages_of_block(keys: Array, values: Array, columns: int) -> int:
+    _, _, K, size, _ = keys.shape
+    place = 2 * K * (keys.shape[4] * keys.dtype.itemsize + values.shape[4] * values.dtype.itemsize)
+    return max(1, min(MOST_PLACES // size, BUFFER_BYTES // (place * size), columns))
+
+
+def _kernel(
+    shape: Shape,
+    layer: Any, seq: Any, position: Any, count: Any, table: Any,
+    q_ref: Any, keys: Any, values: Any, out_ref: Any,
+    k_buffer: Any, v_buffer: Any, arrived: Any, parity: Any, largest: Any, total: Any, out: Any,
+) -> None:  # fmt: skip
+    """One tile. `parity`: which of the two buffers its first block is in, or on its way to."""
+    n = pl.program_id(0)
+    pages = _Pages(shape, layer[0], seq, position, count, table, keys, values, k_buffer, v_buffer, arrived)
+
+    pages.start(0, 0, 0, n == 0)
+
+    @pl.when(n == 0)
+    def _() -> None:
+        parity[0] = 0
+
+    @pl.when(count[n] > 0)
+    def _() -> None:
+        first, last = pages.span(n)
+        blocks = pl.cdiv(last - first, shape.pages)
+        follower = jnp.minimum(n + 1, pl.num_programs(0) - 1)
+        largest[...] = jnp.full_like(largest, LOWEST)
+        total[...] = jnp.zeros_like(total)
+        out[...] = jnp.zeros_like(out)
+
+        def step(block: Any, slot: Any) -> Any:
+            mine = block + 1 < blocks
+            # What comes next, while this block is worked on.
+            more = mine | (follower > n)
+            pages.start(jnp.where(mine, n, follower), jnp.where(mine, block + 1, 0), 1 - slot, more)
+            pages.wait(n, block, slot)
+            at = (first + block * shape.pages) * shape.page_size
+            _wipe(shape, v_buffer.at[slot], at, position[n], count[n])
+            _accumulate(shape, q_ref[0], k_buffer[slot], v_buffer[slot], at, position[n], count[n], largest, total, out)
+            return 1 - slot
+
+        parity[0] = lax.fori_loop(0, blocks, step, parity[0])
+        out_ref[0] = (out[...] / total[...]).astype(out_ref.dtype)
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """The DMAs that bring blocks of pages from the caches in HBM to the buffers."""
+
+    shape: Shape
+    layer: Any
+    seq: Any
+    position: Any
+    count: Any
+    table: Any
+    keys: Any
+    values: Any
+    k_buffer: Any
+    v_buffer: Any
+    arrived: Any
+
+    def span(self, tile: Any) -> tuple[Any, Any]:
+        """First column of the page table that a tile sees, and the one behind its last. None where it has no tokens."""
+        first = _start(self.shape, self.position[tile]) // self.shape.page_size
+        last = pl.cdiv(self.position[tile] + self.count[tile], self.shape.page_size)
+        return first, jnp.where(self.count[tile] > 0, last, first)
+
+    def start(self, tile: Any, block: Any, slot: Any, wanted: Any) -> None:
+        self._each(tile, block, slot, wanted, lambda copy: copy.start())
+
+    def wait(self, tile: Any, block: Any, slot: Any) -> None:
+        self._each(tile, block, slot, True, lambda copy: copy.wait())
+
+    def _each(self, tile: Any, block: Any, slot: Any, wanted: Any, act: Callable[[Any], None]) -> None:
+        """The DMA of every page of a block, if it is wanted; the last block may end before its buffer does."""
+        shape = self.shape
+        first, last = self.span(tile)
+        column = first + block * shape.pages
+
+        def page(i: Any, _: None) -> None:
+            number = self.table[self.seq[tile] * shape.columns + column + i]
+            rows = pl.ds(pl.multiple_of(i * shape.page_size, shape.page_size), shape.page_size)
+            for which, (cache, buffer) in enumerate(((self.keys, self.k_buffer), (self.values, self.v_buffer))):
+                source, target = cache.at[self.layer, number], buffer.at[slot, :, rows]
+                act(pltpu.make_async_copy(source, target, self.arrived.at[which, slot]))
+
+        count = jnp.where(wanted, jnp.minimum(shape.pages, last - column), 0)
+        lax.fori_loop(0, count, page, None)
+
+
+def _start(shape: Shape, position: Any) -> Any:
+    """The first place that the first token of a tile sees."""
+    window = shape.spec.window
+    return 0 if window is None else jnp.maximum(0, position - window + 1)
+
+
+def _wipe(shape: Shape, v: Any, at: Any, position: Any, count: Any) -> None:
+    """Places that nobody sees may hold NaN, and 0 * NaN is NaN."""
+    start, end = _start(shape, position), position + count
+
+    @pl.when((at < start) | (at + shape.places > end))
+    def _() -> None:
+        place = at + lax.broadcasted_iota(jnp.int32, v.shape, 1)
+        kept = jnp.where((place >= start) & (place < end), v[...].astype(jnp.float32), 0.0)
+        v[...] = kept.astype(v.dtype)
+
+
+def _accumulate(
+    shape: Shape, q: Any, k: Any, v: Any, at: Any, position: Any, count: Any, largest: Any, total: Any, out: Any
+) -> None:
+    """One block more. q: [K, R, D], k: [K, L, D], v: [K, L, Dv]; at: place of the block's first row."""
+    spec = shape.spec
+    exact = lax.Precision.HIGHEST if q.dtype == jnp.float32 else lax.Precision.DEFAULT
+    product = partial(lax.dot_general, precision=exact, preferred_element_type=jnp.float32)
+    scores = spec.scale * product(q, k.astype(q.dtype), (((2,), (2,)), ((0,), (0,))))  # [K, R, L]
+    if spec.softcap is not None:
+        scores = spec.softcap * jnp.tanh(scores / spec.softcap)
+    rows = position + lax.broadcasted_iota(jnp.int32, scores.shape, 1) // shape.group
+    places = at + lax.broadcasted_iota(jnp.int32, scores.shape, 2)
+    seen = (places <= rows) & (places < position + count)
+    if spec.window is not None:
+        seen &= places > rows - spec.window
+    scores = jnp.where(seen, scores, LOWEST)
+    before = largest[...]
+    now = jnp.maximum(before, scores.max(-1, keepdims=True))
+    fade = jnp.exp(before - now)
+    p = jnp.where(seen, jnp.exp(scores - now), 0.0)
+    total[...] = total[...] * fade + p.sum(-1, keepdims=True)
+    out[...] = out[...] * fade + product(p.astype(q.dtype), v.astype(q.dtype), (((2,), (1,)), ((0,), (0,))))
+    largest[...] = now

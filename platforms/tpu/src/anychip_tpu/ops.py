@@ -1,0 +1,30 @@
+"""The ops of the TPU: XLA's, but for attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from anychip_sdk.contract import Attention, Ops
+from anychip_sdk.kits.jax import JaxOps, Ranks
+
+from anychip_tpu.attention import TpuAttention
+from anychip_tpu.kernels.interpreters import Interpret
+
+_XLA = "traced by the SDK's JAX kit and fused by XLA"
+
+
+class TpuOps(JaxOps):
+    adopted: ClassVar[Mapping[str, str]] = {
+        **{name: _XLA for name in vars(Ops) if not name.startswith("_")},
+        **{f"attention.{name}": _XLA for name in vars(Attention) if not name.startswith("_")},
+        **{f"allocator.{name}": _XLA for name in ("memory", "free", "copy_pages")},
+    }
+
+    _dense_rows = 256
+    """A chip does so many products on a weight while it reads the next one. Beyond, XLA copies a layer's experts out of
+    their stack before its ragged product; dense products read them in place."""
+
+    def __init__(self, ranks: Ranks, interpret: Interpret) -> None:
+        super().__init__(ranks)
+        self.attention = TpuAttention(ranks, interpret)

@@ -1,0 +1,122 @@
+"""A TPU that is not here: libtpu compiles steps for it on any machine, and nothing runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from anychip_sdk.contract import DeviceInfo, DType, KVLayout, Memory, NotSupported, Reader, Step, StepKey, WeightSpec
+from anychip_sdk.contract.batch import words
+from anychip_sdk.kits.jax import Ranks
+from anychip_sdk.kits.jax.allocator import KV
+from anychip_sdk.kits.jax.device import JaxState
+from anychip_sdk.kits.jax.programs import lower
+from anychip_sdk.kits.jax.weights import Weight, describe
+from jax.experimental import topologies
+
+from anychip_tpu.allocator import TpuAllocator
+from anychip_tpu.chips import CHIPS, Chip
+from anychip_tpu.device import DTYPES, TpuDevice
+
+SLICES = {1: "2x2", 2: "2x2", 4: "2x2", 8: "2x4"}
+"""The topology that holds as many chips; of the smallest one, fewer chips may be used."""
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def planned_chips(chip: str, count: int) -> list[jax.Device]:
+    """`count` chips of a kind in CHIPS, as the compiler knows them. Raises NotSupported."""
+    if chip not in CHIPS or count not in SLICES:
+        kinds, counts = ", ".join(CHIPS), ", ".join(map(str, SLICES))
+        raise NotSupported(
+            f"there is no plan for {count} chips of {chip!r}; expected one of {kinds}, and {counts} chips"
+        )
+    # Else libtpu asks the network which TPU it is on, and only one process at a time could compile.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    grid = SLICES[count] + ("x1" if chip in ("v4", "v5p") else "")  # those are three-dimensional
+    try:
+        return list(topologies.get_topology_desc(f"{chip}:{grid}", platform="tpu").devices)[:count]
+    except (RuntimeError, ImportError) as error:
+        raise NotSupported(f"libtpu knows no {chip}:{grid}: {str(error).splitlines()[0]}") from error
+
+
+class PlannedDevice(TpuDevice):
+    """Handles, pages and state are descriptions of arrays, and `program` compiles a step over them."""
+
+    def __init__(self, chip: str, count: int) -> None:
+        name = f"tpu:{chip}-{count}"
+        info = DeviceInfo(name=name, description=f"{count} TPU {chip} that are not here", details={})
+        super().__init__(info, Ranks.of(planned_chips(chip, count)))
+        self.allocator = PlannedAllocator(self._ranks, CHIPS[chip])
+
+    def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
+        return describe(spec, shapes, dtype, self._ranks)
+
+    def state(self, slots: int) -> JaxState:
+        tokens: Any = jax.ShapeDtypeStruct((slots,), np.int32, sharding=self._ranks.whole)
+        return JaxState(tokens)
+
+    def _program(self, step: Step, key: StepKey, weights: Any, kv: KV, state: JaxState) -> Program:
+        """Raises JaxRuntimeError where it does not fit the chip's memory."""
+        shapes = self.ops.attention.plan_shapes(key.bucket)
+        buffer = jax.ShapeDtypeStruct((words(key, shapes),), np.int32, sharding=self._ranks.whole)
+        return Program(lower(step, key, shapes, weights, kv, state, buffer).compile())
+
+
+class PlannedAllocator(TpuAllocator):
+    def __init__(self, ranks: Ranks, chip: Chip) -> None:
+        super().__init__(ranks, DTYPES)
+        self._hbm = chip.hbm * ranks.size
+
+    def memory(self) -> Memory:
+        return Memory(self._hbm, self._hbm)
+
+    def allocate(self, layout: KVLayout) -> KV:
+        return self._describe(layout)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A step compiled for a TPU."""
+
+    compiled: Any
+
+    @property
+    def bytes(self) -> int:
+        """Of one chip's memory: weights, pages, and what the step needs beside them."""
+        m = self.compiled.memory_analysis()
+        return int(
+            m.argument_size_in_bytes
+            + m.output_size_in_bytes
+            - m.alias_size_in_bytes
+            + m.temp_size_in_bytes
+            + m.generated_code_size_in_bytes
+        )
+
+    @property
+    def temporary(self) -> int:
+        return int(self.compiled.memory_analysis().temp_size_in_bytes)
+
+    @property
+    def text(self) -> str:
+        return str(self.compiled.as_text())
+
+    def kernels(self) -> dict[str, int]:
+        """How often each of our kernels stands in the program; a loop holds it once."""
+        calls = [line for line in self.text.splitlines() if 'custom_call_target="tpu_custom_call"' in line]
+        return {name: sum(name in line for line in calls) for name in ("ragged_paged_attention", "write_pages")}
+
+    def collectives(self) -> dict[str, int]:
+        found = {kind: len(re.findall(rf"= [^=]*\b{kind}(?:-start)?\(", self.text)) for kind in COLLECTIVES}
+        return {kind: count for kind, count in found.items() if count}
+
+    def copies(self, kv: KV) -> list[str]:
+        """Instructions that copy a whole cache."""
+        shapes = {",".join(map(str, cache.sharding.shard_shape(cache.shape))) for group in kv for cache in group}
+        lines = [line.strip() for line in self.text.splitlines() if re.search(r"\bcopy(-start)?\(", line)]
+        return [line for line in lines if any(f"[{shape}]" in line.partition(" copy")[0] for shape in shapes)]

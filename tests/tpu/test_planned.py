@@ -1,0 +1,82 @@
+"""Steps compiled by libtpu for TPUs that are not here, and what the check says of a step that is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from anychip_sdk.contract import Bucket, NotSupported
+from anychip_sdk.kits.jax import JaxAttention
+from anychip_sdk.kits.jax.allocator import COPIES, _copy
+
+pytest.importorskip("libtpu")
+from anychip_tpu.planned import PlannedDevice, Program
+
+SCRIPT = Path(__file__).parents[2] / "platforms/tpu/check.py"
+DECODE = Bucket(tokens=8, seqs=8, pages=16, rows=8, decode=True)
+PREFILL = Bucket(tokens=64, seqs=8, pages=16, rows=8, decode=False)
+
+
+@pytest.fixture(scope="module")
+def check():
+    spec = importlib.util.spec_from_file_location("tpu_check", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tpu_check"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tiny(check):
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8}
+    return check.MODELS["Llama-3-8B"] | sizes | {"num_key_value_heads": 4, "head_dim": 64, "vocab_size": 1024}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("bucket", [DECODE, PREFILL], ids=["decode", "prefill"])
+def test_steps_hold_the_kernels_and_what_the_sharding_implies(check, tiny, count, bucket):
+    model = check.load(tiny, "v5e", count)
+    assert model.device.info.name == f"tpu:v5e-{count}"
+    program = model.compile(bucket)
+    assert not list(check.faults(model, bucket, program))
+    assert set(program.kernels().values()) == {1}  # the loop over layers holds each once
+    assert check.estimate(model, bucket) > 0
+
+
+def test_a_step_without_the_kernels_is_found(check, tiny):
+    """XLA's own scatter turns the cache into another layout and back."""
+    model = check.load(tiny | {"head_dim": 128}, "v5e", 1)
+    model.device.ops.attention = JaxAttention()
+    found = list(check.faults(model, DECODE, model.compile(DECODE)))
+    assert "the kernel ragged_paged_attention is not in it" in found
+    assert any(line.startswith("it copies the KV cache: ") for line in found)
+
+
+def test_pages_are_copied_where_they_lie(check, tiny):
+    model = check.load(tiny, "v5e", 4)
+    pairs = jax.ShapeDtypeStruct((2, COPIES), np.int32, sharding=model.device._ranks.whole)
+    program = Program(_copy.lower(model.kv[0], pairs).compile())
+    assert not program.copies(model.kv)
+    assert not program.collectives()
+
+
+def test_a_model_is_one_that_is_known_or_a_folder(check, tiny, tmp_path):
+    assert [(chip, count) for _, _, chip, count in check.asked("Qwen3-0.6B")] == list(check.TARGETS["Qwen3-0.6B"])
+    (tmp_path / "config.json").write_text(json.dumps(tiny))
+    assert list(check.asked(f"{tmp_path}@v6e-1")) == [(tmp_path.name, tiny, "v6e", 1)]
+
+
+def test_chips_that_do_not_divide_the_heads(check, tiny):
+    with pytest.raises(NotSupported, match="8 chips do not divide 4 KV heads; use fewer chips"):
+        check.load(tiny, "v6e", 8)
+
+
+@pytest.mark.parametrize(("chip", "count"), [("v9", 1), ("v5e", 3)])
+def test_chips_that_nobody_makes(chip, count):
+    with pytest.raises(NotSupported, match=f"no plan for {count} chips of '{chip}'; expected one of v4, v5e"):
+        PlannedDevice(chip, count)
