@@ -1,0 +1,89 @@
+"""What the attention kernels reach on a card: bandwidth of decode over that of a copy, and arithmetic of prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from anychip_sdk.contract import AttentionSpec, Batch, Bucket, Layer, StepKey, view, words
+from anychip_sdk.kits.torch import TorchDevice
+
+PAGE = 16
+HEADS, KV_HEADS, WIDTH = 32, 8, 128
+DTYPE = torch.bfloat16
+
+
+def seconds(call: Callable[[], Any], device: torch.device, times: int = 20) -> float:
+    """Of one call: the mean of many, after three that may compile."""
+    for _ in range(3):
+        call()
+    if device.type == "cpu":
+        start = perf_counter()
+        for _ in range(times):
+            call()
+        return (perf_counter() - start) / times
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(times):
+        call()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1000 / times
+
+
+def copy_bandwidth(device: torch.device, size: int) -> float:
+    """Bytes read and written a second by a copy of `size` bytes."""
+    source = torch.ones(size // 4, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / seconds(lambda: target.copy_(source), device)
+
+
+def batch_of(device: TorchDevice, lengths: list[int], new: int) -> Batch:
+    """`new` tokens of each sequence, up to its length; a decoding step where that is one. Pages in a random order."""
+    B, T, P = len(lengths), new * len(lengths), -(-max(lengths) // PAGE)
+    decode = new == 1
+    key = StepKey(Bucket(T, B, P, B, decode))
+    buffer = np.zeros(words(key), np.int32)
+    host = view(buffer, key)
+    host.counts[:] = (T, B, B, B if decode else 0)
+    host.query_start[:] = np.arange(B + 1) * new
+    host.seq_lens[:] = lengths
+    host.token_seq[:] = np.repeat(np.arange(B), new)
+    host.positions[:] = np.concatenate([np.arange(n - new, n) for n in lengths])
+    host.page_table[0] = 1 + np.random.default_rng(0).permutation(B * P).reshape(B, P)
+    attention = device.ops.attention
+    key = replace(key, static=attention.plan(host))
+    target = device.state(1).last_token.device
+    return attention.begin(view(torch.from_numpy(buffer).to(target), key))
+
+
+def attend(device: TorchDevice, lengths: list[int], new: int) -> tuple[Callable[[], Any], int]:
+    """-> a call of the kernel on random values, and the bytes of K and V it reads."""
+    batch = batch_of(device, lengths, new)
+    place = device.state(1).last_token.device
+    pages = 1 + int(batch.page_table.max())
+    kv = [tuple([torch.randn(pages, KV_HEADS, PAGE, WIDTH, device=place).to(DTYPE)] for _ in "kv")]
+    q = torch.randn(new * len(lengths), HEADS, WIDTH, device=place).to(DTYPE)
+    layer = Layer(AttentionSpec(head_dim=WIDTH, scale=WIDTH**-0.5), 0)
+    size = sum(lengths) * KV_HEADS * WIDTH * 2 * DTYPE.itemsize
+    return lambda: device.ops.attention.attend(q, kv, batch, layer), size
+
+
+@torch.inference_mode()
+def run(device: TorchDevice, small: bool) -> dict[str, float]:
+    place = device.state(1).last_token.device
+    found = {"copy, GB/s": copy_bandwidth(place, (16 if small else 1024) * 2**20) / 1e9}
+    for seqs, length in ((4, 128),) if small else ((64, 4096), (256, 1024), (8, 32768), (1, 131072)):
+        call, size = attend(device, [length] * seqs, 1)
+        rate = size / seconds(call, place) / 1e9
+        found[f"decode {seqs} x {length}, GB/s"] = rate
+        found[f"decode {seqs} x {length}, of the copy"] = rate / found["copy, GB/s"]
+    for length in (128,) if small else (2048, 8192):
+        call, _ = attend(device, [length], length)
+        work = 4 * HEADS * WIDTH * length * (length + 1) / 2
+        found[f"prefill {length}, TFLOP/s"] = work / seconds(call, place) / 1e12
+    return found

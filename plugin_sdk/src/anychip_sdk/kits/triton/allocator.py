@@ -1,0 +1,40 @@
+"""KV pages whose copies are one kernel for each layer's K and V."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from anychip_sdk.contract import DType, Memory
+from anychip_sdk.kits.torch.allocator import KV, PAGE_SIZES, TorchAllocator
+from anychip_sdk.kits.triton.kernels.pages import copy_pages
+from anychip_sdk.kits.triton.launch import Launcher
+
+KEPT_BACK = 768 * 2**20
+"""Bytes that are not offered: recorded graphs, the libraries' workspaces and the kernels' code take theirs later."""
+
+
+class TritonAllocator(TorchAllocator):
+    def __init__(
+        self, launch: Launcher, device: torch.device, dtypes: Sequence[DType], page_sizes: Sequence[int] = PAGE_SIZES
+    ) -> None:
+        super().__init__(device, dtypes, page_sizes)
+        self._launch = launch
+
+    def memory(self) -> Memory:
+        """What the device has left, and what torch's allocator holds of it unused, less KEPT_BACK."""
+        seen = super().memory()
+        if self._device.type == "cpu":
+            return seen
+        module = torch.get_device_module(self._device)
+        unused = module.memory_reserved(self._device) - module.memory_allocated(self._device)
+        return Memory(max(0, seen.free + unused - KEPT_BACK), seen.total)
+
+    def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
+        pairs = torch.from_numpy(np.stack((source, target)).astype(np.int32)).to(self._device)
+        with torch.cuda.device_of(pairs):  # where Triton starts a kernel; nothing on the host
+            for cache in (*kv[group][0], *kv[group][1]):
+                copy_pages(self._launch, cache, pairs[0], pairs[1])
+        return kv

@@ -1,0 +1,214 @@
+"""Ragged paged attention: one source, compiled apart for decode (split over chunks of places) and for prefill.
+
+A tile's rows are the query heads of one KV head, for one token (decode) or several (prefill): grouped-query attention
+reads K and V once. Softmax is computed online (Dao et al., arXiv:2205.14135); decode's chunks are merged by their
+log-sum-exp (flash decoding, Dao et al. 2023)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from anychip_sdk.kits.triton.kernels.common import owner, tanh
+
+_VIEWS = ["table", "starts", "lengths", "counts", "ends", "decode_ends", "prefill_ends"]
+"""Views of one buffer: their alignment differs from key to key and must not ask for another program."""
+
+
+@triton.jit(do_not_specialize=["last", "window"], do_not_specialize_on_alignment=_VIEWS)
+def plan_kernel(
+    lengths: tl.tensor,
+    starts: tl.tensor,
+    counts: tl.tensor,
+    decode_ends: tl.tensor,
+    prefill_ends: tl.tensor,
+    last: int,
+    window: int,
+    CHUNK: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """The work of every sequence, summed up to it: chunks of places (decode), tiles of TOKENS tokens (prefill)."""
+    i = tl.arange(0, BLOCK)
+    live = i <= last
+    seqs = tl.load(counts + 1)
+    decodes = tl.load(counts + 3)
+    length = tl.load(lengths + i, mask=live, other=0)
+    seen = tl.maximum(length - window, 0)
+    chunks = tl.where((i < decodes) & (length > 0), (length - 1) // CHUNK - seen // CHUNK + 1, 0)
+    tl.store(decode_ends + i, tl.cumsum(chunks, axis=0), mask=live)
+    new = tl.load(starts + i + 1, mask=live, other=0) - tl.load(starts + i, mask=live, other=0)
+    tiles = tl.where((i >= decodes) & (i < seqs), (new + TOKENS - 1) // TOKENS, 0)
+    tl.store(prefill_ends + i, tl.cumsum(tiles, axis=0), mask=live)
+
+
+@triton.jit
+def attend_tile(
+    q: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    pages: tl.tensor,
+    position: tl.tensor,
+    begin: int,
+    low: int,
+    end: int,
+    window: int,
+    head: int,
+    kv_heads: int,
+    scale: float,
+    softcap: float,
+    WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    PAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+) -> Any:
+    """q: [ROWS, BLOCK_D], whose row at `position` sees the places max(low, position - window + 1) to position, of
+    those below `end`. pages: this sequence's row of the page table. begin: a multiple of COLUMNS.
+    -> sum of p * v [ROWS, BLOCK_DV], sum of p [ROWS], largest score [ROWS], all relative to it, to base 2."""
+    d = tl.arange(0, BLOCK_D)
+    dv = tl.arange(0, BLOCK_DV)
+    best = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    out = tl.zeros([ROWS, BLOCK_DV], tl.float32)
+    for start in range(begin, end, COLUMNS):
+        n = start + tl.arange(0, COLUMNS)
+        there = (n >= low) & (n < end)  # other places of the pages may hold NaN
+        page = tl.load(pages + n // PAGE, mask=there, other=0).to(tl.int64)
+        place = (page * kv_heads + head) * PAGE + n % PAGE
+        k = tl.load(keys + place[None, :] * D + d[:, None], mask=there[None, :] & (d[:, None] < D), other=0.0)
+        scores = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
+        if CAPPED:
+            scores = softcap * tanh(scores / softcap)
+        visible = there[None, :] & (n[None, :] <= position[:, None])
+        if WINDOWED:
+            visible &= n[None, :] > position[:, None] - window
+        scores = tl.where(visible, scores * 1.4426950408889634, -float("inf"))  # log2(e)
+        largest = tl.maximum(best, tl.max(scores, axis=1))
+        base = tl.where(largest == -float("inf"), 0.0, largest)  # rows that have seen nothing yet
+        p = tl.exp2(scores - base[:, None])
+        shrink = tl.exp2(best - base)
+        v = tl.load(values + place[:, None] * DV + dv[None, :], mask=there[:, None] & (dv[None, :] < DV), other=0.0)
+        total = total * shrink + tl.sum(p, axis=1)
+        out = out * shrink[:, None] + tl.dot(p.to(q.dtype), v.to(q.dtype), input_precision="ieee")
+        best = largest
+    return out, total, best
+
+
+@triton.jit(do_not_specialize=["last", "steps", "window", "table_stride"], do_not_specialize_on_alignment=_VIEWS)
+def attention_kernel(
+    q: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    out: tl.tensor,
+    lse: tl.tensor,
+    table: tl.tensor,
+    ends: tl.tensor,
+    starts: tl.tensor,
+    lengths: tl.tensor,
+    table_stride: int,
+    last: int,
+    steps: int,
+    window: int,
+    scale: float,
+    softcap: float,
+    SPLIT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TOKENS: tl.constexpr,
+    GROUP: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    PAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+) -> None:
+    """For one KV head (second grid axis), the pieces of work program_id(0), + num_programs(0), ... of `ends`.
+
+    SPLIT: a piece is a chunk of one decoding sequence; out: [pieces, H, DV] float32 and lse: [pieces, H] take the
+    partial results. Otherwise it is TOKENS tokens of a prefilling one, and out: [T, H, DV] takes the results."""
+    head = tl.program_id(1)
+    kv_heads = tl.num_programs(1)
+    row = tl.arange(0, ROWS)
+    d = tl.arange(0, BLOCK_D)
+    dv = tl.arange(0, BLOCK_DV)
+    h = head * GROUP + row % GROUP
+    for piece in range(tl.program_id(0), tl.load(ends + last), tl.num_programs(0)):
+        seq = owner(ends, last, piece, steps)
+        local = piece - tl.load(ends + seq - 1, mask=seq > 0, other=0)
+        length = tl.load(lengths + seq)
+        start = tl.load(starts + seq)
+        new = tl.load(starts + seq + 1) - start
+        token = local * TOKENS + row // GROUP  # of this sequence's new ones
+        if SPLIT:
+            token = row // GROUP
+            low = tl.maximum(length - window, 0)
+            begin = (low // CHUNK + local) * CHUNK
+            end = tl.minimum(begin + CHUNK, length)
+        else:
+            first = length - new + local * TOKENS
+            low = tl.maximum(first - window + 1, 0)
+            begin = low // COLUMNS * COLUMNS
+            end = tl.minimum(first + TOKENS, length)
+        live = (row < TOKENS * GROUP) & (token < new)
+        line = (start + token).to(tl.int64) * (kv_heads * GROUP) + h
+        x = tl.load(q + line[:, None] * D + d[None, :], mask=live[:, None] & (d[None, :] < D), other=0.0)
+        acc, total, best = attend_tile(
+            x, keys, values, table + seq.to(tl.int64) * table_stride, length - new + token, begin, low, end, window,
+            head, kv_heads, scale, softcap, WINDOWED, CAPPED, D, DV, PAGE, ROWS, COLUMNS, BLOCK_D, BLOCK_DV,
+        )  # fmt: skip
+        total = tl.where(total == 0.0, 1.0, total)  # rows of nobody
+        y = acc / total[:, None]
+        if SPLIT:
+            line = tl.zeros([ROWS], tl.int64) + piece
+            line = line * (kv_heads * GROUP) + h
+            tl.store(lse + line, best + tl.log2(total), mask=live)
+        tl.store(out + line[:, None] * DV + dv[None, :], y.to(out.dtype.element_ty),
+                 mask=live[:, None] & (dv[None, :] < DV))  # fmt: skip
+
+
+@triton.jit(do_not_specialize_on_alignment=_VIEWS)
+def merge_kernel(
+    partial: tl.tensor,
+    lse: tl.tensor,
+    out: tl.tensor,
+    ends: tl.tensor,
+    starts: tl.tensor,
+    DV: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+) -> None:
+    """One head of one decoding sequence: its chunks' results, weighted by their log-sum-exp, 16 at a time. With one
+    chunk the weight is exactly 1."""
+    seq = tl.program_id(0)
+    head = tl.program_id(1)
+    heads = tl.num_programs(1)
+    dv = tl.arange(0, BLOCK_DV)
+    first = tl.load(ends + seq - 1, mask=seq > 0, other=0)
+    end = tl.load(ends + seq)
+    best = -float("inf")
+    total = 0.0
+    acc = tl.zeros([BLOCK_DV], tl.float32)
+    for piece in range(first, end, 16):
+        i = piece + tl.arange(0, 16)
+        line = i.to(tl.int64) * heads + head
+        x = tl.load(lse + line, mask=i < end, other=-float("inf"))
+        live = (i < end)[:, None] & (dv < DV)[None, :]
+        y = tl.load(partial + line[:, None] * DV + dv[None, :], mask=live, other=0.0)
+        largest = tl.maximum(best, tl.max(x, axis=0))
+        weight = tl.exp2(x - largest)
+        shrink = tl.exp2(best - largest)
+        total = total * shrink + tl.sum(weight, axis=0)
+        acc = acc * shrink + tl.sum(y * weight[:, None], axis=0)
+        best = largest
+    line = tl.load(starts + seq).to(tl.int64) * heads + head
+    y = acc / tl.where(total == 0.0, 1.0, total)
+    tl.store(out + line * DV + dv, y.to(out.dtype.element_ty), mask=(dv < DV) & (end > first))
