@@ -1,14 +1,17 @@
 """A plugin that is different wherever the contract lets it be: pages of 128 tokens only, buckets of powers of two, no
-windows, no softcap, no experts, no fed tokens, one dtype, narrow heads."""
+sampling, no windows, no softcap, no experts, no fed tokens, one dtype, narrow heads. It records nothing: a step is
+called. It takes places as int32 and as nothing wider."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 from anychip_sdk.contract import (
     AttentionSpec,
     Bucket,
     Capabilities,
+    ContractError,
     DeviceError,
     DeviceInfo,
     Found,
@@ -29,6 +32,11 @@ def manifest() -> Manifest:
 
 
 class OddAttention(NumpyAttention):
+    def write(self, k, v, kv, batch, layer):
+        if batch.slot_mapping.dtype != np.int32:
+            raise ContractError(f"slots came as {batch.slot_mapping.dtype}; the contract says int32")
+        return super().write(k, v, kv, batch, layer)
+
     def supports(self, spec: AttentionSpec) -> None:
         if spec.window is not None or spec.softcap is not None or spec.head_dim > 128:
             raise NotSupported("plain attention with heads of up to 128 only")
@@ -51,13 +59,17 @@ class OddOps(NumpyOps):
     def feed(self, batch, state):
         raise NotSupported("tokens come from the host")
 
+    def sample(self, logits, batch, state):
+        raise NotSupported("the host samples")
+
 
 class OddDevice(NumpyDevice):
     def __init__(self) -> None:
         super().__init__(INFO)
         self.capabilities = Capabilities(
-            weight_dtypes=("float32",), kv_dtypes=("float32",), page_sizes=(PAGE,), max_head_dim=128, max_logprobs=3
-        )
+            weight_dtypes=("float32",), kv_dtypes=("float32",), page_sizes=(PAGE,), max_head_dim=128, max_logprobs=3,
+            sampling=False,
+        )  # fmt: skip
         self.ops, self.allocator = OddOps(), OddAllocator()
 
     def pack(self, spec, read, shapes, dtype):

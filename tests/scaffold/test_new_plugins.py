@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import editable
 import pytest
 from anychip import LLM, SamplingParams
 from anychip.cli import main
@@ -22,17 +24,6 @@ needs_jax = pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not inst
 RUNNABLE = [pytest.param(f, k, marks=needs_jax if f == "jax" else ()) for f, k in COMBINATIONS]
 
 
-def put_on_path(root: Path, site: Path) -> None:
-    """What an editable install does: the sources on the path, and metadata with the entry point."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    points = project["entry-points"]["anychip.platforms"]
-    lines = [f"{name} = {module}" for name, module in points.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[anychip.platforms]", *lines, ""]))
-
-
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[[str, str], str]:
     """framework, kind -> the name of a device that the command made. Every test makes another."""
@@ -42,9 +33,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[
         arguments = ["plugin", "new", name, "--framework", framework, "--kind", kind, "--out", str(tmp_path)]
         assert main(arguments) == 0
         root = tmp_path / f"anychip-{name}"
-        put_on_path(root, tmp_path / "site")
+        editable.install(root, tmp_path / "site")
         monkeypatch.syspath_prepend(tmp_path / "site")
-        monkeypatch.syspath_prepend(root / "src")
         capfd.readouterr()
         return name
 
@@ -83,7 +73,7 @@ def test_it_is_a_whole_package_of_at_most_50_lines(tmp_path, framework, kind):
         for module in ([node.module] if isinstance(node, ast.ImportFrom) else
                        [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
     }  # fmt: skip
-    assert imported <= {"anychip_sdk", "anychip_acme", "importlib"}
+    assert imported <= {"anychip_sdk", "anychip_acme", "importlib", framework}
 
 
 @pytest.mark.parametrize(("framework", "kind"), COMBINATIONS)
@@ -115,6 +105,21 @@ def test_it_is_found_and_says_where_its_ops_come_from(install, capfd, framework,
 def test_it_runs_the_demo_model_as_the_reference_does(install, reference, framework, kind):
     with LLM("demo", install(framework, kind)) as llm:
         assert llm.generate(PROMPT, GREEDY)[0].outputs[0].text == reference
+
+
+@pytest.mark.timeout(900)  # every shape of JAX's is compiled
+@pytest.mark.parametrize(("framework", "kind"), RUNNABLE)
+def test_it_reaches_bronze(install, tmp_path, monkeypatch, framework, kind):
+    name = install(framework, kind)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    out = tmp_path / "report"
+    arguments = ["--device", name, "--quick", "--areas", "discovery,ops,executor", "--out", str(out)]
+    assert main(["conformance", *arguments, "--time-limit", "800"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["level"] == "bronze"
+    assert report["profiles"]["swa"] == "passed"
+    assert all(op["provider"] and op["reason"] for op in report["ops"])
+    assert (kind == "step") == (not report["ops"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

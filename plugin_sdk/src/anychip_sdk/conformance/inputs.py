@@ -84,9 +84,10 @@ def _one(kind: WeightKind, x: Array, **fields: Any) -> Given:
     return Given(WeightSpec((("w",),), kind, **fields), {"w": x})
 
 
-def table(x: Array) -> Given:
-    """Rows [N, E] that a step picks by token id: the way of any array into a step."""
-    return _one("embedding", x)
+def table(x: Array, quantize: str | None = None) -> Given:
+    """Rows [N, E] that a step picks by token id: the way of any array into a step. quantize: what the head that they
+    serve as too is kept in."""
+    return _one("embedding", x, quantize=quantize)
 
 
 def norm(w: Array, offset: float = 0.0) -> Given:
@@ -97,11 +98,11 @@ def rope(frequencies: Array) -> Given:
     return Given(WeightSpec((), "rope", const=frequencies), {})
 
 
-def linear(*parts: Array, bias: tuple[Array, ...] = ()) -> Given:
-    """parts: [O, I] each."""
+def linear(*parts: Array, bias: tuple[Array, ...] = (), quantize: str | None = None) -> Given:
+    """parts: [O, I] each. quantize: a name of QUANT_FORMATS."""
     names = [f"w{i}" for i in range(len(parts))]
     biases = [f"b{i}" for i in range(len(bias))]
-    spec = WeightSpec(tuple((n,) for n in names), "linear", bias=tuple(biases))
+    spec = WeightSpec(tuple((n,) for n in names), "linear", bias=tuple(biases), quantize=quantize)
     return Given(spec, dict(zip([*names, *biases], [*parts, *bias], strict=True)))
 
 

@@ -119,7 +119,12 @@ class Bench:
 
 
 class Plain(Bench):
-    """A numpy device: the body is called, and its rows are looked at as they are."""
+    """A numpy device: the body is called, and its rows are looked at as they are. The oracle quantises nothing."""
+
+    def _pack(self, given: Given, form: DType | None = None) -> Any:
+        if not isinstance(self.device, ReferenceDevice):
+            given = replace(given, spec=replace(given.spec, quantize=None))
+        return super()._pack(given, form)
 
     def launch(self, step: Any, exact: Batch, width: int | None) -> Array:
         raise NotImplementedError("a plain bench runs bodies only")

@@ -23,10 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from anychip_sdk.conformance.marks import Level, Tier
 from anychip_sdk.contract import Capabilities
+
+Level = Literal["bronze", "silver", "gold"]
+Tier = Literal["quick", "full", "certify"]
+TIERS: tuple[Tier, ...] = ("quick", "full", "certify")
+"""How much is run: each tier includes those before it."""
 
 LEVELS: tuple[Level, ...] = ("bronze", "silver", "gold")
 
@@ -34,11 +38,11 @@ PROFILES: Mapping[str, Callable[[Capabilities], bool] | None] = {
     "swa": lambda claims: claims.sliding_window,
     "softcap": lambda claims: claims.softcap,
     "moe": lambda claims: claims.moe,
+    "quant": lambda claims: bool(claims.quantize),
     "mla": None,
     "sinks": None,
     "fp8kv": None,
     "lora": None,
-    "quant": None,
 }
 """Profile -> whether these capabilities declare it; None where the contract has no such capability yet."""
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-Level = Literal["bronze", "silver", "gold"]
-Tier = Literal["quick", "full", "certify"]
-TIERS: tuple[Tier, ...] = ("quick", "full", "certify")
-"""How much is run: each tier includes those before it."""
+from anychip_sdk.conformance.levels import TIERS, Level, Tier
 
 
 def check(

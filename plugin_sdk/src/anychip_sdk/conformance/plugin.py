@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from anychip_sdk.conformance.marks import Tier
+    from anychip_sdk.conformance.levels import Tier
 
 SETTINGS = pytest.StashKey["Settings"]()
 DRAW = pytest.StashKey[Any]()
@@ -64,7 +64,8 @@ def _ours(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    from anychip_sdk.conformance.marks import TIERS, tier_of
+    from anychip_sdk.conformance.levels import TIERS
+    from anychip_sdk.conformance.marks import tier_of
 
     settings = config.stash[SETTINGS]
     if settings.device is None and settings.plugin is None and any(_ours(item) for item in items):
@@ -127,6 +128,8 @@ def _save(item: pytest.Item, settings: Settings) -> str | None:
 def _record(settings: Settings, entry: dict[str, Any]) -> None:
     """A line at once: it is there even if the process dies in the next check."""
     if settings.out is not None:
+        from anychip_sdk.conformance.runner import RECORDS
+
         settings.out.mkdir(parents=True, exist_ok=True)
-        with (settings.out / "records.jsonl").open("a", encoding="utf-8") as file:
+        with (settings.out / RECORDS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from anychip_sdk.conformance.numerics import carrier, rounded
+from anychip_sdk.conformance.quantised import INPUT_BITS, Quantised, on_grid, quantised
 from anychip_sdk.contract import (
     Activation,
     AttentionSpec,
@@ -54,7 +55,8 @@ class ReferenceOps(NumpyOps):
         return self._round(w.only("embedding")[ids] * rounded(scale, self.dtype))
 
     def linear_split(self, x: np.ndarray, w: Weight) -> tuple[np.ndarray, ...]:
-        products = [self._round(product(x, part)) for part in w.parts]
+        x, parts = (on_grid(x, INPUT_BITS), w.grid) if isinstance(w, Quantised) else (x, w.parts)
+        products = [self._round(product(x, part)) for part in parts]
         return tuple(self._round(y + b) for y, b in zip(products, w.bias, strict=True)) if w.bias else tuple(products)
 
     def rms_norm(self, x: np.ndarray, w: Weight, eps: float) -> np.ndarray:
@@ -173,8 +175,9 @@ class ReferenceDevice(NumpyDevice):
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
         """Norms, rope and vectors stay in the carrier; the rest is on the grid of `dtype`."""
         wide: DType = "float64" if carrier(self.dtype) is np.float64 else "float32"
-        w = pack(spec, read, shapes, wide)
+        w = pack(replace(spec, quantize=None), read, shapes, wide)
         if spec.kind in ("norm", "rope", "vector"):
             return w
         parts = tuple(rounded(p, self.dtype) for p in w.parts)
-        return Weight(w.kind, parts, tuple(rounded(b, self.dtype) for b in w.bias))
+        w = Weight(w.kind, parts, tuple(rounded(b, self.dtype) for b in w.bias))
+        return w if spec.quantize is None else quantised(w, spec.quantize)

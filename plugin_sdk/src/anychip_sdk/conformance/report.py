@@ -1,4 +1,4 @@
-"""What a run leaves behind: report.json, report.md, junit.xml and badge.json."""
+"""What a run leaves behind: report.json, junit.xml, badge.json, and report.md, which `page.py` writes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from xml.etree import ElementTree as Xml
 
 from anychip_sdk.conformance.levels import Outcome, judge_level, judge_profiles, level_name
+from anychip_sdk.conformance.page import COUNTED, markdown
 from anychip_sdk.conformance.runner import AreaRun, Request
 from anychip_sdk.conformance.under_test import UnderTest
 from anychip_sdk.conformance.version import SUITE_VERSION
 from anychip_sdk.conformance.waivers import Waiver
-from anychip_sdk.contract import CONTRACT_VERSION, Capabilities, Device
+from anychip_sdk.contract import CONTRACT_VERSION, Capabilities, Device, StepPlugin
 
-COUNTED = ("passed", "failed", "waived", "skipped", "not run")
 COLOURS = {
     "Gold": "gold", "Silver": "silver", "Bronze": "cd7f32", "partial run": "lightgrey", "not conformant": "red"
 }  # fmt: skip
@@ -45,7 +45,7 @@ def make_report(
     opened = under_test.open()
     try:
         claims = opened.capabilities
-        table = _op_table(opened) if isinstance(opened, Device) else []
+        table = _op_table(opened)
     finally:
         opened.close()
     results = [_waive(r, waivers) for run in runs for r in run.results]
@@ -75,7 +75,7 @@ def make_report(
     })  # fmt: skip
 
 
-def _op_table(device: Device) -> list[dict[str, Any]]:
+def _op_table(device: Device | StepPlugin) -> list[dict[str, Any]]:
     """Where each op comes from: the core's table, as plain data."""
     from anychip.platforms.op_table import op_table
 
@@ -110,7 +110,7 @@ def _area(run: AreaRun, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**counts, "worst": ratio, "seconds": run.seconds, "ended": run.ended, "trace": run.trace}
 
 
-_CLAIM_OF_PROFILE = {"swa": "sliding_window", "softcap": "softcap", "moe": "moe"}
+_CLAIM_OF_PROFILE = {"swa": "sliding_window", "softcap": "softcap", "moe": "moe", "quant": "quantize"}
 
 
 def broken_claims(results: Sequence[dict[str, Any]], claims: Capabilities) -> list[str]:
@@ -173,44 +173,3 @@ def junit(data: Mapping[str, Any]) -> Xml.ElementTree[Any]:
 def _printable(text: str) -> str:
     """XML has no control characters."""
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
-
-
-def markdown(data: Mapping[str, Any]) -> str:
-    device, versions = data["device"], data["versions"]
-    lines = [
-        f"# Conformance of {device['name']}: {level_name(data)}", "",
-        f"{device['description']} ({device['distribution']}), {data['tier']} run of {data['when']}, "
-        f"seed {data['seed']}.",
-        ", ".join(f"{name} {v}" for name, v in versions.items()) + ".", "",
-        *([f"Next level: {data['next level']}.", ""] if data["next level"] else []),
-        *(f"- **Broken claim**: {line}" for line in data["claims"]),
-        *(f"- {line}" for line in data["demanded"]),
-        "", "| Area | passed | failed | waived | skipped | not run | worst error / budget | s |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-        *(_area_line(area, counts) for area, counts in data["areas"].items()), "",
-        *(f"- **{area}**: {c['ended']}" for area, c in data["areas"].items() if c["ended"]),
-        "", "| Profile | |", "|---|---|", *(f"| {p} | {state} |" for p, state in data["profiles"].items()), "",
-    ]  # fmt: skip
-    if data["speed"]:
-        lines += ["| Speed | |", "|---|---:|", *(f"| {name} | {v:.4g} |" for name, v in data["speed"].items()), ""]
-    failed = [r for r in data["checks"] if r["outcome"] == "failed"]
-    if failed:
-        lines += ["## Failures", "", *(_failure_line(r) for r in failed), ""]
-    if data["waivers"]:
-        lines += ["## Waivers", "", *(
-            f"- `{w['id']}` until {w['expiry']}: {w['reason']} ({w['link']})" for w in data["waivers"]
-        ), ""]  # fmt: skip
-    if data["ops"]:
-        lines += ["## Where each op comes from", "", "| Op | Provider | |", "|---|---|---|"]
-        lines += [f"| {op['op']} | {op['provider']} | {op['reason']} |" for op in data["ops"]]
-    return "\n".join(lines) + "\n"
-
-
-def _area_line(area: str, c: Mapping[str, Any]) -> str:
-    worst = "" if c["worst"] is None else f"{c['worst']:.2f}"
-    return f"| {area} | " + " | ".join(str(c[name]) for name in COUNTED) + f" | {worst} | {c['seconds']} |"
-
-
-def _failure_line(result: Mapping[str, Any]) -> str:
-    repeat = f"; repeat: `anychip conformance repro '{result['id']}'`" if result.get("inputs") else ""
-    return f"- `{result['id']}`: {result.get('message', '')}{repeat}"

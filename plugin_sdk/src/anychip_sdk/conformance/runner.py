@@ -7,21 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from anychip_sdk.conformance.levels import AREAS
-from anychip_sdk.conformance.marks import Tier
+from anychip_sdk.conformance.levels import AREAS, Tier
 from anychip_sdk.conformance.under_test import SuiteError
 
 AREA_FILES: Final = Path(__file__).parent / "areas"
 TIME_LIMITS: Final[dict[Tier, float]] = {"quick": 300, "full": 1200, "certify": 7200}
 """Seconds an area may take."""
 TRACE_CHARS: Final = 6000
+RECORDS: Final = "records.jsonl"
+"""What the suite's pytest plugin writes, in the folder of an area."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,25 @@ def command(area: str, request: Request, records: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def known_checks(request: Request, areas: Iterable[str]) -> set[str]:
+    """Ids of all checks of these areas on the device, whatever the tier and the areas of the request. Runs none."""
+    known: set[str] = set()
+    for area in set(areas) & set(AREAS):
+        with tempfile.TemporaryDirectory() as folder:
+            asked = replace(request, tier="certify", only=None)
+            subprocess.run(  # noqa: S603 - our own module, no shell
+                [*command(area, asked, Path(folder)), "--collect-only"], capture_output=True, check=False,
+                env=_environment(area), timeout=TIME_LIMITS["quick"],
+            )  # fmt: skip
+            known.update(next((e["collected"] for e in _entries(Path(folder)) if "collected" in e), []))
+    return known
+
+
 def _run_area(area: str, request: Request) -> AreaRun:
     folder = request.out / "areas" / area
     folder.mkdir(parents=True, exist_ok=True)
-    records, log = folder / "records.jsonl", folder / "output.txt"
-    records.unlink(missing_ok=True)
+    (folder / RECORDS).unlink(missing_ok=True)
+    log = folder / "output.txt"
     done = AreaRun(area)
     start = perf_counter()
     with log.open("wb") as output:
@@ -110,7 +126,7 @@ def _run_area(area: str, request: Request) -> AreaRun:
         )
         done.ended = _wait(process, request.limit or TIME_LIMITS[request.tier])
     done.seconds = round(perf_counter() - start, 1)
-    _read(records, done)
+    _read(_entries(folder), done)
     text = log.read_text(encoding="utf-8", errors="replace")
     if process.returncode not in (0, 1, 5) and not done.ended:  # pytest's: passed, failed, nothing to run
         done.ended = _describe_exit(process.returncode)
@@ -149,12 +165,14 @@ def _describe_exit(code: int) -> str:
     return f"pytest ended with status {code}"
 
 
-def _read(records: Path, done: AreaRun) -> None:
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    records = folder / RECORDS
+    return [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()] if records.exists() else []
+
+
+def _read(entries: list[dict[str, Any]], done: AreaRun) -> None:
     """Fills in the results. A check that began and never ended is where the process died; those after it did not
     run."""
-    entries = (
-        [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()] if records.exists() else []
-    )
     finished = {e["id"]: e for e in entries if "id" in e}
     begun = {e["start"]: e for e in entries if "start" in e}
     for check in next((e["collected"] for e in entries if "collected" in e), []):

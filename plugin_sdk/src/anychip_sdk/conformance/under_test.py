@@ -39,13 +39,14 @@ def find(device: str | None, plugin: str | None = None) -> UnderTest:
         raise SuiteError("no device was named; give --device NAME, or --plugin MODULE:FUNCTION")
     from anychip.errors import PlatformError
     from anychip.platforms.discovery import discover
-    from anychip.platforms.selection import choose
+    from anychip.platforms.selection import choose, split
 
     try:
         choice = choose(device)
     except PlatformError as error:
         raise SuiteError(str(error)) from error
-    found = next(p for p in discover() if p.name == device.partition(":")[0])
+    plugins = {p.name: p for p in discover()}
+    found = plugins[split(device, plugins)[0]]
     assert found.manifest is not None  # `choose` refuses a plugin without one
     return UnderTest(device, found.distribution, found.manifest, choice.platform, choice.index, choice.info)
 

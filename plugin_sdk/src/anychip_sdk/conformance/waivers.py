@@ -69,4 +69,4 @@ def check_known(waivers: Iterable[str], known: Iterable[str]) -> None:
     """Raises SuiteError for a waiver of a check that there is not."""
     unknown = sorted(set(waivers) - set(known))
     if unknown:
-        raise SuiteError(f"the waivers name {unknown[0]!r}, which is no check of this run; take ids from report.json")
+        raise SuiteError(f"the waivers name {unknown[0]!r}, which is no check; take ids from report.json")

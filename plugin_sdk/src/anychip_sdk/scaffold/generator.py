@@ -12,14 +12,17 @@ from pathlib import Path
 from string import Template
 from types import MappingProxyType
 
+from anychip_sdk.contract import CONTRACT_VERSION
+
 FRAMEWORKS = ("torch", "jax", "numpy")
 KINDS = ("ops", "step")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _RESERVED = ("auto", "sdk")
-_NEEDS: Mapping[str, str] = MappingProxyType({"torch": ', "torch>=2.8"', "jax": ', "jax"', "numpy": ""})
-_REFERENCE: Mapping[str, str] = MappingProxyType({"torch": "the torch kit", "numpy": "the numpy kit",
-    "jax": "the numpy kit, with its products in JAX"})  # fmt: skip
+_NEEDS: Mapping[str, str] = MappingProxyType({"torch": ', "torch>=2.8"', "jax": ', "jax>=0.10"', "numpy": ""})
+_REFERENCE: Mapping[str, str] = MappingProxyType({
+    "torch": "the torch kit", "jax": "the JAX kit", "numpy": "the numpy kit",
+})  # fmt: skip
 _FILES: Mapping[str, str] = MappingProxyType({
     "pyproject.toml": "pyproject.toml",
     "README.md": "README_{kind}.md",
@@ -85,6 +88,7 @@ def write_plugin(name: str, framework: str, kind: str, out: Path, *, taken: Coll
         "framework": framework,
         "needs": _NEEDS[framework],
         "reference": _REFERENCE[framework],
+        "contract": ", ".join(map(str, CONTRACT_VERSION)),
     }
     written = []
     for target, template in _FILES.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anychip_sdk.contract import Manifest, hookimpl
+from anychip_sdk.contract import Manifest, Version, hookimpl
 
 
 @hookimpl
@@ -12,4 +12,5 @@ def anychip_platform() -> Manifest:
         platform="anychip_numba.platform:NumbaPlatform",
         summary="the host's processor, through Numba",
         rank=5,
+        contract=Version(1, 0),
     )

@@ -37,7 +37,8 @@ def _opened(config: pytest.Config) -> Device | StepPlugin:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`dtype`: every one the device multiplies in. `kv_dtype`: those of them in which it keeps KV as well."""
+    """`dtype`: every one the device multiplies in. `kv_dtype`: those of them in which it keeps KV as well.
+    `quantised`: every format of weights it declares."""
     settings = metafunc.config.stash[SETTINGS]
     if settings.device is None and settings.plugin is None:
         return
@@ -46,6 +47,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             claims = _opened(metafunc.config).capabilities
             dtypes = [d for d in claims.weight_dtypes if name == "dtype" or d in claims.kv_dtypes]
             metafunc.parametrize(name, dtypes)
+    if "quantised" in metafunc.fixturenames:
+        none = pytest.param("none", marks=pytest.mark.skip(reason="the device does not declare quant"))
+        metafunc.parametrize("quantised", _opened(metafunc.config).capabilities.quantize or [none])
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from anychip_sdk.conformance.marks import check
 from anychip_sdk.conformance.plugin import Settings
 from anychip_sdk.conformance.under_test import UnderTest
 from anychip_sdk.contract import (
-    CONTRACT_VERSION,
     Absent,
     Allocator,
     Attention,
@@ -37,6 +36,7 @@ from anychip_sdk.contract import (
     StepPlugin,
     words,
 )
+from anychip_sdk.contract.version import runs, supported
 
 FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "numba", "openvino", "triton", "mlx")
 _IMPORTS = """
@@ -61,7 +61,7 @@ def test_the_manifest_is_sound(under_test: UnderTest) -> None:
     assert manifest.rank >= 0, f"rank is {manifest.rank}; expected a whole number >= 0"
     assert "\n" not in manifest.summary.strip() and manifest.summary, "summary must be one line"  # noqa: PT018
     theirs = manifest.contract
-    assert CONTRACT_VERSION.major - 1 <= theirs.major <= CONTRACT_VERSION.major, f"it is written for contract {theirs}"
+    assert runs(theirs), f"it is written for contract {theirs}; this engine runs {supported()}"
 
 
 @check(since="1.0", level="bronze")
@@ -156,6 +156,8 @@ def test_capabilities_are_possible(opened: Device | StepPlugin) -> None:
         if f.type == "bool":
             assert isinstance(value, bool), f"{f.name} is {value!r}; expected True or False"
     assert claims.max_head_dim >= 64, f"max_head_dim is {claims.max_head_dim}; every device takes heads of 64"
+    assert claims.sampling or not claims.device_feedback, "device_feedback is declared, but no sampling to feed from"
+    assert claims.device_feedback or not claims.asynchronous, "asynchronous is declared, but no device_feedback"
     assert claims.max_logprobs >= 0
     assert claims.max_world_size >= 1
     assert claims.step_tokens >= 1

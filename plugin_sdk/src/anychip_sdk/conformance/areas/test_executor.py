@@ -58,7 +58,7 @@ def test_greedy_tokens_with_experts(model: Models, kv_dtype: DType, page_size: i
 
 
 @check(since="1.0")
-@pytest.mark.parametrize("chunk", [3, full(16), 17])
+@pytest.mark.parametrize("chunk", [1, 3, full(16), 17])
 def test_a_chunked_prompt_is_the_whole_prompt(model: Models, kv_dtype: DType, page_size: int, chunk: int) -> None:
     compare(model("llama", kv_dtype), page_size, max_prefill_chunk=chunk, max_num_batched_tokens=24)
 

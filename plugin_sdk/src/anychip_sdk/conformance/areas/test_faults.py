@@ -43,11 +43,7 @@ def all_failed(done: Sequence[Done], what: str) -> None:
         assert PLANTED in one.error, f"{what}: request {i} failed, but its error does not say why: {one.error}"
 
 
-@check(since="1.0")
-@pytest.mark.parametrize("kind", [DeviceError, OutOfMemory], ids=["device error", "out of memory"])
-@pytest.mark.parametrize("step", [1, 2, 4, full(7)])
-def test_a_step_that_fails(tested: Model, page_size: int, step: int, kind: type[DeviceError]) -> None:
-    """At its launch: in the first prefill, and among decodes."""
+def failing_at(tested: Model, page_size: int, step: int, kind: type[DeviceError]) -> Engine:
     engine = tested.engine(page_size=page_size)
 
     def fail(number: int) -> None:
@@ -55,8 +51,28 @@ def test_a_step_that_fails(tested: Model, page_size: int, step: int, kind: type[
             raise kind(PLANTED)
 
     engine.executor.before = fail
+    return engine
+
+
+@check(since="1.0")
+@pytest.mark.parametrize("step", [1, 2, 4, full(7)])
+def test_a_step_that_fails(tested: Model, page_size: int, step: int) -> None:
+    """At its launch: in the first prefill, and among decodes."""
+    engine = failing_at(tested, page_size, step, DeviceError)
     all_failed(engine.generate(asked(tested, page_size), greedy(COUNT + 2)), f"step {step}")
     right_afterwards(tested, engine, page_size, f"after a failed step {step}: ")
+    engine.close()
+
+
+@check(since="1.0")
+@pytest.mark.parametrize("step", [1, 2, 4, full(7)])
+def test_a_step_without_memory(tested: Model, page_size: int, step: int) -> None:
+    """Costs the request that came last; the others run the step again without it."""
+    engine, good = failing_at(tested, page_size, step, OutOfMemory), asked(tested, page_size)
+    done = engine.generate(good, greedy(COUNT + 2))
+    all_failed(done[-1:], f"step {step}")
+    tested.check(good[:-1], done[:-1], COUNT + 2, f"beside a request that failed in step {step}: ")
+    right_afterwards(tested, engine, page_size, f"after a step {step} without memory: ")
     engine.close()
 
 

@@ -14,7 +14,17 @@ from anychip_sdk.conformance.inputs import Given, experts, linear, norm, rope, t
 from anychip_sdk.conformance.lab import Body
 from anychip_sdk.conformance.marks import check, full
 from anychip_sdk.conformance.numerics import EPS, rounded
-from anychip_sdk.contract import Activation, ContractError, DType, MoESpec, NotSupported, WeightSpec
+from anychip_sdk.conformance.under_test import UnderTest
+from anychip_sdk.contract import (
+    QUANT_FORMATS,
+    Activation,
+    ContractError,
+    DType,
+    MoESpec,
+    NotSupported,
+    Version,
+    WeightSpec,
+)
 
 ALL_DTYPES: tuple[DType, ...] = ("float32", "bfloat16", "float16", "float64")
 
@@ -262,6 +272,37 @@ def test_undeclared_weight_dtypes_are_refused(lab: Lab) -> None:
         if dtype not in lab.device.capabilities.weight_dtypes:
             with pytest.raises(NotSupported):
                 lab.device.pack(given.spec, read, shapes, dtype)
+
+
+@check(since="1.1", profile="quant")
+@pytest.mark.parametrize("bias", [False, True])
+def test_quantised_linear(lab: Lab, dtype: DType, quantised: str, bias: bool) -> None:
+    """Two parts, several groups of inputs; one row, few and many."""
+    x = lab.draw.normal("x", 70, 256, dtype=dtype)
+    parts = [lab.draw.normal(n, 40, 256, dtype=dtype, scale=1 / 16) for n in ("a", "b")]
+    b = tuple(lab.draw.normal(n, 40, dtype=dtype) for n in ("bias a", "bias b")) if bias else ()
+    trio = lab.trio(dtype, {"x": table(x), "w": linear(*parts, bias=b, quantize=quantised)})
+    for tokens in (1, 5, 70):
+        product: Body = lambda ops, w, batch, kv: (ops.linear(X(ops, w, batch), w["w"]), kv)  # noqa: E731
+        lab.check(trio, product, batches.rows(tokens), 80, f"{tokens} rows")
+
+
+@check(since="1.1", profile="quant")
+def test_a_quantised_head_leaves_the_embedding_as_it_is(lab: Lab, dtype: DType, quantised: str) -> None:
+    trio = lab.trio(dtype, {"x": table(lab.draw.normal("x", 50, 64, dtype=dtype, scale=0.2), quantised)})
+    lab.check(trio, lambda ops, w, batch, kv: (X(ops, w, batch), kv), batches.rows(7), 64, "embedding")
+    lab.check(trio, lambda ops, w, batch, kv: (ops.logits(X(ops, w, batch), w["x"]), kv), _wide(7, 50), what="logits")
+
+
+@check(since="1.1", level="bronze")
+def test_undeclared_quantisation_is_refused(lab: Lab, under_test: UnderTest) -> None:
+    if under_test.manifest.contract < Version(1, 1):
+        pytest.skip("the plugin is written for a contract without quantize; the engine does not ask it")
+    for name in set(QUANT_FORMATS) - set(lab.device.capabilities.quantize):
+        given = linear(np.ones((8, 128), np.float32), quantize=name)
+        read, shapes = given.reader()
+        with pytest.raises(NotSupported):
+            lab.device.pack(given.spec, read, shapes, lab.device.capabilities.weight_dtypes[0])
 
 
 @check(since="1.0", level="bronze")

@@ -225,9 +225,7 @@ def test_logprobs(lab: Lab, count: int | None) -> None:
     if count > most:
         pytest.skip(f"max_logprobs is {most}")
     steps = np.arange(V)
-    values = 2.0 ** (steps // 128) * (
-        1 + steps % 128 / 128
-    )  # all different, and exact in bfloat16
+    values = 2.0 ** (steps // 128) * (1 + steps % 128 / 128)  # all different, and exact in bfloat16
     logits = lab.draw.make("logits", lambda rng: np.stack([rng.permutation(values) for _ in range(4)]))
     for r in range(4):
         logits[r, r * 7 : r * 7 + 6] = np.arange(6) * 0.5 + 16  # a clear order at the top

@@ -5,7 +5,8 @@ arithmetic). The fraction is what a stack of layers, with everything between the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -25,15 +26,18 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 PREFILL = 256
 
 
-def best(run: Callable[[], Any], times: int = 5) -> float:
-    """Seconds of the quickest of some calls; the first one, which may compile, does not count."""
-    run()
-    found = []
-    for _ in range(times):
-        start = perf_counter()
+def best(runs: Mapping[str, Callable[[], Any]], times: int = 5) -> dict[str, float]:
+    """Seconds of the quickest of some calls of each; the first ones, which may compile, do not count. They take turns,
+    so that whatever else the machine does slows all of them alike."""
+    for run in runs.values():
         run()
-        found.append(perf_counter() - start)
-    return min(found)
+    found = dict.fromkeys(runs, float("inf"))
+    for _ in range(times):
+        for name, run in runs.items():
+            start = perf_counter()
+            run()
+            found[name] = min(found[name], perf_counter() - start)
+    return found
 
 
 def _random(*shape: int) -> np.ndarray:
@@ -60,7 +64,7 @@ def _bench(lab: Lab, dtype: DType) -> Bench:
 
 
 def measure(lab: Lab) -> dict[str, float]:
-    """The measurements of this device in the dtype it prefers."""
+    """The measurements of this device in the dtype it prefers. What the machine was too busy to tell is left out."""
     dtype = lab.device.capabilities.weight_dtypes[0]
     bench = _bench(lab, dtype)
     size = 3 * E * M * LAYERS
@@ -74,21 +78,24 @@ def measure(lab: Lab) -> dict[str, float]:
     def nothing(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
         return ops.embedding(batch.token_ids, w["x"]), kv
 
-    def one(body: Any, rows: int) -> float:
+    def runs(rows: int) -> dict[str, Callable[[], Any]]:
         """Only the first row comes back."""
         batch = batches.rows(rows, logit_rows=1)
-        return best(lambda: bench.run(body, batch, E))
+        bodies = {"nothing": nothing, "product": product, "stack": stack}
+        return {name: partial(bench.run, body, batch, E) for name, body in bodies.items()}
 
-    empty = {rows: one(nothing, rows) for rows in (1, PREFILL)}
-    alone = {rows: max(one(product, rows) - empty[rows], 1e-9) for rows in (1, PREFILL)}
-    layers = {rows: max(one(stack, rows) - empty[rows], 1e-9) for rows in (1, PREFILL)}
-    return {
-        "step without work, ms": empty[1] * 1e3,
-        "read in a product of one row, GB/s": size * BYTES[dtype] / alone[1] / 1e9,
-        f"product of {PREFILL} rows, GFLOP/s": 2 * size * PREFILL / alone[PREFILL] / 1e9,
-        "decode, fraction of that": alone[1] / layers[1],
-        "prefill, fraction of that": alone[PREFILL] / layers[PREFILL],
-    }
+    decode, prefill = best(runs(1)), best(runs(PREFILL))
+    found = {"step without work, ms": decode["nothing"] * 1e3}
+    alone = {rows: took["product"] - took["nothing"] for rows, took in ((1, decode), (PREFILL, prefill))}
+    if alone[1] > 0:
+        found["read in a product of one row, GB/s"] = size * BYTES[dtype] / alone[1] / 1e9
+    if alone[PREFILL] > 0:
+        found[f"product of {PREFILL} rows, GFLOP/s"] = 2 * size * PREFILL / alone[PREFILL] / 1e9
+    for phase, rows, took in (("decode", 1, decode), ("prefill", PREFILL, prefill)):
+        layers = took["stack"] - took["nothing"]
+        if alone[rows] > 0 and layers > 0:
+            found[f"{phase}, fraction of that"] = alone[rows] / layers
+    return found
 
 
 @check(since="1.0")
@@ -100,5 +107,6 @@ def test_how_fast_it_is(lab: Lab) -> None:
 @check(since="1.0", level="gold", tier="certify")
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
 def test_the_floor(lab: Lab, phase: str) -> None:
-    fraction = measure(lab)[f"{phase}, fraction of that"]
+    fraction = measure(lab).get(f"{phase}, fraction of that")
+    assert fraction is not None, "the machine is too busy to measure; run it alone"
     assert fraction >= SPEED_FLOOR, f"{phase} reaches {fraction:.2f} of the device's own products, Gold {SPEED_FLOOR}"
