@@ -1,19 +1,24 @@
-# make demo    stream text from the embedded model        make test    every test
+# make demo    stream text from the embedded model        make test    the tests
+# make test-slow       those that take minutes: wheels in empty environments, every GPU kernel compiled, seeded bugs
 # make lint    ruff and mypy                               make bench   the figures of benchmarks/README.md
+# make gpu-check       what is to be proved on a machine with a card, its torch and transformers
 # make test-sanitize   the kernels' tests under AddressSanitizer and UBSan (needs g++ and cmake)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.txt constraints.txt \
+SOURCES := pyproject.toml $(wildcard platforms/*/pyproject.toml) platforms/cpu/CMakeLists.txt constraints.txt \
            $(wildcard platforms/cpu/native/*/*)
 
-.PHONY: demo test test-sanitize lint bench clean
+.PHONY: demo test test-slow test-sanitize gpu-check lint bench clean
 
 demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -q -n auto --dist worksteal
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.dev
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 # The kernels of the cpu platform, built with sanitizers. Python itself leaks at exit, so leaks are not looked for.
 SANITIZED := build/sanitize
@@ -22,6 +27,9 @@ test-sanitize: $(VENV)/.dev
 	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	 ASAN_OPTIONS=detect_leaks=0 ANYCHIP_CPU_LIBRARY=$(SANITIZED)/_kernels.so \
 	 $(BIN)/python -m pytest -q -p no:cacheprovider tests/cpu_kernels
+
+gpu-check:
+	@$(PYTHON) benchmarks/gpu_check.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -40,5 +48,6 @@ $(VENV)/.run: $(SOURCES)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -r requirements-dev.txt \
+	 -e platforms/cuda -e platforms/rocm -e platforms/tpu
 	@touch $@
