@@ -9,6 +9,7 @@ from bugs import BUGS
 ROWS = kill_table.TABLE.read_text(encoding="utf-8").splitlines()[kill_table.HEAD.count("\n") :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUGS)
 def test_it_is_caught(name):
     check = kill_table.caught_by(name)

@@ -82,6 +82,7 @@ def test_the_page_has_seven_steps():
     assert [title[3] for title in titles[:-1]] == list("1234567")
 
 
+@pytest.mark.slow
 def test_following_it_leads_to_silver(followed):
     assert '"Silver' in (followed / "badge.json").read_text()
     assert (followed / "report/matrix.svg").read_text().startswith("<svg")

@@ -107,6 +107,7 @@ def test_it_runs_the_demo_model_as_the_reference_does(install, reference, framew
         assert llm.generate(PROMPT, GREEDY)[0].outputs[0].text == reference
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # every shape of JAX's is compiled
 @pytest.mark.parametrize(("framework", "kind"), RUNNABLE)
 def test_it_reaches_bronze(install, tmp_path, monkeypatch, framework, kind):

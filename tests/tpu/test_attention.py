@@ -18,6 +18,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax_cases import AttentionCase, draw, traced, wide, words_of
 from numpy_batches import page_tables, ragged
 
+pytestmark = pytest.mark.slow  # compiled or interpreted kernels
+
 INFO = DeviceInfo(name="tpu-emulated", description="kernels in the strict interpreter", details={})
 DEVICE = TpuDevice(INFO, Ranks.of(jax.devices("cpu")[:1]), STRICT)
 LANES = 128

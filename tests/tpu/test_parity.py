@@ -12,6 +12,8 @@ import pytest
 from anychip_tpu.platform import EmulatedPlatform
 from greedy import generate
 
+pytestmark = pytest.mark.slow  # compiled or interpreted kernels
+
 LENGTHS = (1, 31, 32, 33, 50)  # one token, edges of pages, longer than the window of 20
 COUNT = 8
 

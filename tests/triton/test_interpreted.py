@@ -14,6 +14,7 @@ LIMIT = 600
 """Seconds, for a machine that others use too."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LIMIT + 60)
 def test_the_kernels_on_the_host():
     pytest.importorskip("triton", reason="there is no Triton for this machine")
