@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml $(wildcard platforms/*/pyproject.toml) platforms/cpu/CMakeLists.txt constraints.txt \
+SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.txt constraints.txt \
            $(wildcard platforms/cpu/native/*/*)
 
 .PHONY: demo test test-slow test-sanitize gpu-check lint bench clean
@@ -48,6 +48,5 @@ $(VENV)/.run: $(SOURCES)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -r requirements-dev.txt \
-	 -e platforms/cuda -e platforms/rocm -e platforms/tpu
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
 	@touch $@
