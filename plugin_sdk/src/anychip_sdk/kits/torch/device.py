@@ -58,10 +58,10 @@ class TorchPending:
                 self._done.synchronize()
             return Sampled(**{name: None if t is None else t.numpy() for name, t in self._host.items()})
         except RuntimeError as error:
-            raise _as_contract_error(error) from error
+            raise as_contract_error(error) from error
 
 
-def _as_contract_error(error: Exception) -> DeviceError:
+def as_contract_error(error: Exception) -> DeviceError:
     line = (str(error).splitlines() or ["no message"])[0]
     # The host's allocator has no error class of its own.
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in line:
@@ -112,7 +112,7 @@ class TorchDevice(Device):
                 sampled, kv, state = step(weights, kv, state, batch)
                 return TorchPending(sampled), kv, state
             except (RuntimeError, IndexError, ValueError, MemoryError) as error:
-                raise _as_contract_error(error) from error
+                raise as_contract_error(error) from error
 
         return run
 

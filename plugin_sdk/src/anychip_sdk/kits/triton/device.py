@@ -28,7 +28,7 @@ from anychip_sdk.contract import (
 )
 from anychip_sdk.kits.torch import TorchDevice
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
-from anychip_sdk.kits.torch.device import TorchPending, _as_contract_error
+from anychip_sdk.kits.torch.device import TorchPending, as_contract_error
 from anychip_sdk.kits.triton.allocator import TritonAllocator
 from anychip_sdk.kits.triton.buckets import decode_bucket
 from anychip_sdk.kits.triton.graphs import Graph, Graphs
@@ -92,7 +92,7 @@ class TritonDevice(TorchDevice):
             except TritonError as error:
                 raise DeviceError(f"a kernel cannot be made or started: {str(error).splitlines()[0]}") from error
             except (RuntimeError, IndexError, ValueError, MemoryError) as error:
-                raise _as_contract_error(error) from error
+                raise as_contract_error(error) from error
 
         return launch
 
