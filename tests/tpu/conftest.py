@@ -11,14 +11,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # with libtpu installed JAX looks
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiled programs are kept for this run of the tests alone."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture(autouse=True, scope="module")
-def quick_compiler(cache: None) -> Iterator[None]:
+def quick_compiler() -> Iterator[None]:
     """These tests compile far more than they compute."""
     import jax
 

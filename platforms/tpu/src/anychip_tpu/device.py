@@ -28,10 +28,15 @@ CAPABILITIES = Capabilities(
 )
 
 
+QUICK_COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Emulated kernels are long programs that run once or twice."""
+
+
 class TpuDevice(JaxDevice):
     def __init__(
         self, info: DeviceInfo, ranks: Ranks, interpret: Interpret = False, buckets: Buckets | None = None
     ) -> None:
+        self._compiler_options = QUICK_COMPILER if interpret else None
         super().__init__(info, CAPABILITIES, ranks, buckets)
         self.ops = TpuOps(ranks, interpret)
         self.allocator = TpuAllocator(ranks, DTYPES, EMULATED_BYTES if interpret else None)
@@ -51,7 +56,8 @@ def open_chips(info: DeviceInfo, indices: Sequence[int]) -> TpuDevice:
 
 
 def _keep_programs() -> None:
-    """Compiled programs are kept on disk, where the user says so (JAX_COMPILATION_CACHE_DIR) or in their cache."""
+    """Compiled programs are kept on disk, where the user says so (JAX_COMPILATION_CACHE_DIR) or in their cache. Not for
+    the emulation: JAX 0.10 crashes at times when it writes the programs of its CPU backend."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache / "anychip/tpu"))
@@ -65,8 +71,6 @@ def open_emulated(info: DeviceInfo, count: int) -> TpuDevice:
             jax.config.update("jax_platforms", "cpu")
         if jax.config.values["jax_num_cpu_devices"] < count:
             jax.config.update("jax_num_cpu_devices", count)
-    _keep_programs()
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise DeviceError(f"JAX runs with {len(devices)} CPU device; expected {count}: open {info.name} first")

@@ -6,7 +6,6 @@ memory, so a page is read, changed and written back; each takes one step of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -89,19 +88,7 @@ def _kernel(
 ) -> None:  # fmt: skip
     n = pl.program_id(0)
     again = (n > 0) & (page[n] == page[jnp.maximum(n - 1, 0)])  # the page is still here, with what the last run wrote
-    change = partial(_change, start[n], end[n])
-
-    @pl.when(again)
-    def _() -> None:
-        change(k, keys_after, keys_after)
-        change(v, values_after, values_after)
-
-    @pl.when(~again)
-    def _() -> None:
-        change(k, keys_before, keys_after)
-        change(v, values_before, values_after)
-
-
-def _change(start: Any, end: Any, rows: Any, before: Any, after: Any) -> None:
-    place = lax.broadcasted_iota(jnp.int32, after.shape[2:], 1)
-    after[0, 0] = jnp.where((place >= start) & (place < end), rows[0], before[0, 0])
+    place = lax.broadcasted_iota(jnp.int32, keys_after.shape[2:], 1)
+    changes = (place >= start[n]) & (place < end[n])
+    for rows, before, after in ((k, keys_before, keys_after), (v, values_before, values_after)):
+        after[0, 0] = jnp.where(changes, rows[0], jnp.where(again, after[0, 0], before[0, 0]))

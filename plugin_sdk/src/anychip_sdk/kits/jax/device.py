@@ -48,6 +48,9 @@ class JaxDevice(Device):
     """One chip, or several that this process drives as one. Subclass it, and replace `ops` or `allocator` by what the
     chip does better."""
 
+    _compiler_options: Mapping[str, Any] | None = None
+    """XLA's options for every program, as `jax.stages.Lowered.compile` takes them."""
+
     def __init__(
         self, info: DeviceInfo, capabilities: Capabilities, ranks: Ranks, buckets: Buckets | None = None
     ) -> None:
@@ -55,7 +58,7 @@ class JaxDevice(Device):
         self.capabilities = capabilities
         self._ranks = ranks
         self._buckets = buckets or Buckets()
-        self._programs = Programs()
+        self._programs = Programs(self._compiler_options)
         self.communicator = Solo()
         self.ops = JaxOps(ranks)
         self.allocator = JaxAllocator(ranks, capabilities.kv_dtypes, capabilities.page_sizes)

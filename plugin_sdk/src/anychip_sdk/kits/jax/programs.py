@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,9 @@ class Programs:
     compiling in the middle of serving. Expected shapes with another kind of sampling (`StepKey.sample`) or more logit
     rows (prompt logprobs), of which there are too many to compile ahead, are compiled when they come, and logged."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        """options: XLA's, for every program."""
+        self._options = None if options is None else dict(options)
         self._programs: dict[tuple[Step, StepKey], Future[Executable]] = {}
         self._expected: tuple[StepKey, ...] = ()
         self._shapes: frozenset[Bucket] = frozenset()
@@ -76,7 +78,7 @@ class Programs:
         buffer = jax.ShapeDtypeStruct((words(key, shapes),), np.int32, sharding=whole)
 
         def compiled() -> Executable:
-            program = lower(step, key, shapes, weights, kv, state, buffer).compile()
+            program = lower(step, key, shapes, weights, kv, state, buffer).compile(self._options)
             LOG.info("compiled %s", key)
             return program
 
