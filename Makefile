@@ -1,6 +1,7 @@
 # make demo    stream text from the embedded model        make test    the tests
 # make test-slow       those that take minutes: wheels in empty environments, every GPU kernel compiled, seeded bugs
 # make lint    ruff and mypy                               make bench   the figures of benchmarks/README.md
+# make tpu-check       whole steps compiled for TPUs by their own compiler
 # make gpu-check       what is to be proved on a machine with a card, its torch and transformers
 # make test-sanitize   the kernels' tests under AddressSanitizer and UBSan (needs g++ and cmake)
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.txt constraints.txt \
            $(wildcard platforms/cpu/native/*/*)
 
-.PHONY: demo test test-slow test-sanitize gpu-check lint bench clean
+.PHONY: demo test test-slow test-sanitize tpu-check gpu-check lint bench clean
 
 demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
@@ -27,6 +28,11 @@ test-sanitize: $(VENV)/.dev
 	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	 ASAN_OPTIONS=detect_leaks=0 ANYCHIP_CPU_LIBRARY=$(SANITIZED)/_kernels.so \
 	 $(BIN)/python -m pytest -q -p no:cacheprovider tests/cpu_kernels
+
+# Compiles whole steps for TPUs with their own compiler, which needs no TPU.
+tpu-check: $(VENV)/.dev
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt libtpu
+	@PYTHONPATH=platforms/tpu/src $(BIN)/python platforms/tpu/check.py
 
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_check.py

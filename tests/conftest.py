@@ -23,3 +23,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tupl
         return directory, checkpoints.build(family, directory)
 
     return make
+
+
+@pytest.fixture
+def inherited_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts find what this one finds, platforms that are not installed among it."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))

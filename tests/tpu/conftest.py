@@ -19,3 +19,8 @@ def quick_compiler() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def processes_find_the_platform(inherited_path: None) -> None:
+    """It is tested from its sources."""
