@@ -32,7 +32,7 @@ test-sanitize: $(VENV)/.dev
 # Compiles whole steps for TPUs with their own compiler, which needs no TPU.
 tpu-check: $(VENV)/.dev
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt libtpu
-	@PYTHONPATH=platforms/tpu/src $(BIN)/python platforms/tpu/check.py
+	@PYTHONPATH=platforms/tpu/src $(BIN)/python tools/tpu_check.py
 
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_check.py

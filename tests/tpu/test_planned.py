@@ -19,7 +19,7 @@ from anychip_tpu.planned import PlannedDevice, Program
 
 pytestmark = pytest.mark.slow  # compiled or interpreted kernels
 
-SCRIPT = Path(__file__).parents[2] / "platforms/tpu/check.py"
+SCRIPT = Path(__file__).parents[2] / "tools/tpu_check.py"
 DECODE = Bucket(tokens=8, seqs=8, pages=16, rows=8, decode=True)
 PREFILL = Bucket(tokens=64, seqs=8, pages=16, rows=8, decode=False)
 

@@ -18,7 +18,7 @@ Axis = tuple[int, str]
 def check(spec: ModelSpec, shapes: Shapes) -> None:
     """shapes: of every tensor in the checkpoint. Raises ModelError unless every tensor of the model is there with
     the shape that config.json implies, and no layer has a bias that config.json knows nothing of."""
-    wanted = dict(_wanted(spec))
+    wanted = dict(tensors(spec))
     missing = [name for name in wanted if name not in shapes]
     if missing:
         raise ModelError(
@@ -39,7 +39,7 @@ def check(spec: ModelSpec, shapes: Shapes) -> None:
             )
 
 
-def _wanted(spec: ModelSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
+def tensors(spec: ModelSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
     """Name and axes of every tensor of the model."""
     tree = weights(spec)
     hidden: Axis = (spec.hidden_size, "hidden_size")

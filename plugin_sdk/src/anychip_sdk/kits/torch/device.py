@@ -62,6 +62,7 @@ class TorchPending:
 
 
 def as_contract_error(error: Exception) -> DeviceError:
+    """What torch raised, as the contract names it: OutOfMemory, or DeviceError with torch's first line."""
     line = (str(error).splitlines() or ["no message"])[0]
     # The host's allocator has no error class of its own.
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in line:

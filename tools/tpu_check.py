@@ -1,6 +1,6 @@
 """Compiles whole steps for TPUs, on a machine without one, and looks at what libtpu made of them.
 
-`python platforms/tpu/check.py [MODEL[@CHIP-COUNT] ...]`: for each model and TPU a decode and a prefill step, as in
+`python tools/tpu_check.py [MODEL[@CHIP-COUNT] ...]`: for each model and TPU a decode and a prefill step, as in
 `Llama-3-8B@v5e-4`. A model is one of those below, or a folder with a config.json. It fails where a step does not fit
 the memory, lacks our kernels, copies the KV cache, or has other collectives than the sharding implies."""
 
@@ -20,7 +20,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 from anychip.models.registry import Family, family
-from anychip.models.shapes import _wanted
+from anychip.models.shapes import tensors
 from anychip.models.spec import ModelSpec
 from anychip_sdk.contract import Batch, Bucket, KVSpec, Sampled, StepKey, WeightSpec
 from anychip_tpu.chips import CHIPS
@@ -91,7 +91,7 @@ def load(config: Mapping[str, Any], chip: str, count: int) -> Loaded:
     kind = family(config)
     spec = kind.from_config(config)
     device = PlannedDevice(chip, count)
-    shapes = {name: tuple(length for length, _ in axes) for name, axes in _wanted(spec)}
+    shapes = {name: tuple(length for length, _ in axes) for name, axes in tensors(spec)}
 
     def pack(tree: Any) -> Any:
         if isinstance(tree, WeightSpec):
