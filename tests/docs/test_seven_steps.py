@@ -11,8 +11,7 @@ import pytest
 from pages import DOCS, Command, File, matches, steps
 
 PAGE = DOCS / "vendors/seven_steps.md"
-PIP = """#!{python}
-import sys, tomllib
+PIP = """import sys, tomllib
 from pathlib import Path
 
 sys.path.insert(0, {tests!r})
@@ -38,14 +37,17 @@ class Shell:
         for path in (self.folder, site, programs):
             path.mkdir()
         tests = str(Path(__file__).parents[1])
-        self._program(programs / "pip", PIP.format(python=sys.executable, tests=tests, site=str(site)))
-        self._program(programs / "anychip", f'#!/bin/sh\nexec {sys.executable} -m anychip "$@"\n')
+        pip = programs / "pip.py"
+        pip.write_text(PIP.format(tests=tests, site=str(site)))
+        self._program(programs / "pip", f'"{pip}"')
+        self._program(programs / "anychip", "-m anychip")
         path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
         programs_path = os.pathsep.join([str(programs), os.environ["PATH"]])
         self._environment = {**os.environ, "PATH": programs_path, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
-    def _program(self, path: Path, text: str) -> None:
-        path.write_text(text)
+    def _program(self, path: Path, called: str) -> None:
+        """An interpreter's path may hold a space, which a first line with #! cannot."""
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {called} "$@"\n')
         path.chmod(0o755)
 
     def run(self, command: Command) -> None:
