@@ -95,3 +95,8 @@ def raw_memory_error(device):
 def no_free_memory(device):
     right = device.allocator.memory
     device.allocator.memory = lambda: replace(right(), free=0)
+
+
+@bug("allocator", "a peak is claimed for a step that did not run")
+def peak_invented(device):
+    device.allocator.peak = lambda run: 0

@@ -33,12 +33,12 @@ def run(options: argparse.Namespace) -> None:
         ("device", f"{choice.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
         ("weights", f"{gib(b.weights)} in {b.dtype}" + (f", linear layers in {quantize}" if quantize else "")),
         ("activations", f"{gib(b.activations)} estimated for {b.step_tokens} tokens a step"),
-        ("KV cache", f"{gib(b.kv_cache)} of at most {share:.0%} of the rest; {b.kv_bytes_per_token} bytes a token"),
+        ("KV cache", f"{gib(b.cache.size)} of at most {share:.0%} of the rest; {b.kv_bytes_per_token} bytes a token"),
         ("KV pages", f"{' + '.join(str(n) for n in layout.pages)} of {layout.page_size} tokens"),
         ("longest context", f"{b.max_model_len} tokens (the model allows {b.spec.max_len})"),
         (
             "concurrency",
-            f"{min(b.concurrent, engine.max_num_seqs)} requests of that length, {engine.max_num_seqs} at most",
+            f"{min(b.cache.concurrent, engine.max_num_seqs)} requests of that length, {engine.max_num_seqs} at most",
         ),
         ("verdict", "it fits"),
     ]

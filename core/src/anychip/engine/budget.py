@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,19 @@ _ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
+class Cache:
+    """The KV cache that was settled on. Sizes in bytes, lengths in tokens."""
+
+    size: int
+    layout: KVLayout
+    max_model_len: int
+    longest_context: int
+    """tokens one request could hold with the KV cache to itself"""
+    concurrent: int
+    """requests of max_model_len that fit at once"""
+
+
+@dataclass(frozen=True)
 class Budget:
     """All sizes in bytes, all lengths in tokens."""
 
@@ -42,15 +55,18 @@ class Budget:
     """token budget of one step"""
     weights: int
     activations: int
-    kv_cache: int
-    layout: KVLayout
-    max_model_len: int
-    longest_context: int
-    """tokens one request could hold with the KV cache to itself"""
-    concurrent: int
-    """requests of max_model_len that fit at once"""
+    """estimated before the weights are loaded; measured after that where the device can"""
+    cache: Cache
     tree: dict[str, Any]
     """WeightSpec of every weight, quantised where that was asked for"""
+
+    @property
+    def layout(self) -> KVLayout:
+        return self.cache.layout
+
+    @property
+    def max_model_len(self) -> int:
+        return self.cache.max_model_len
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -122,37 +138,55 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     step_tokens = options.max_num_batched_tokens or max(claims.step_tokens, options.max_num_seqs)
     activations = _activation_bytes(spec, dtype, step_tokens, options.max_num_seqs)
     free = memory.free - weights - activations
-    kv_spec = KVSpec(spec.groups, kv_dtype)
     if free <= 0:
         raise CapacityError(
             f"{checkpoint.name} needs {gib(weights)} for weights and {gib(activations)} for activations, {name} has "
             f"{gib(memory.free)} free: free {gib(-free)}, or use "
             + _smaller(dtype, claims, weights, activations, options.quantize)
         )
-    kv_bytes = options.kv_cache_memory or int(free * options.memory_fraction)
     longest = spec.max_len if options.max_model_len is None else options.max_model_len
     if longest > spec.max_len:
         raise CapacityError(
             f"max_model_len is {longest}, but {checkpoint.name} was made for {spec.max_len} tokens; "
             f"ask for at most {spec.max_len}"
         )
-    layout = _layout(device, kv_spec, options, kv_bytes, longest)
+    cache = _cache(device, KVSpec(spec.groups, kv_dtype), options, free, longest)
+    return Budget(spec, dtype, memory, step_tokens, weights, activations, cache, tree)
+
+
+def fitted(budget: Budget, device: Device, options: EngineOptions, activations: int) -> Budget:
+    """The budget once the weights are loaded, whose KV cache takes its share of what the device then has free beside
+    activations as large as were measured. Raises CapacityError where that is too little."""
+    free = device.allocator.memory().free - activations
+    if free <= 0:
+        raise CapacityError(
+            f"a step of {budget.step_tokens} tokens takes {gib(activations)} beside the weights, {device.info.name} has "
+            f"{gib(free + activations)} left: use smaller steps (max_num_batched_tokens, max_num_seqs)"
+        )
+    longest = budget.spec.max_len if options.max_model_len is None else options.max_model_len
+    cache = _cache(device, budget.layout.spec, options, free, longest)
+    return replace(budget, activations=activations, cache=cache)
+
+
+def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, free: int, longest: int) -> Cache:
+    """free: bytes beside weights and activations; longest: the longest sequence that is wanted."""
+    kv_bytes = options.kv_cache_memory or int(free * options.memory_fraction)
+    layout = _layout(device, spec, options, kv_bytes, longest)
     fits = _tokens(layout)
     if fits < longest and options.max_model_len is not None:
-        need = kv_bytes_per_token(kv_spec) * longest
+        need = kv_bytes_per_token(spec) * longest
         raise CapacityError(
             f"a context of {longest} tokens needs {gib(need)} of KV cache, {gib(kv_bytes)} hold {fits}: ask for "
             f"max_model_len {fits} or less, or give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
         )
     longest = min(longest, fits)
-    used = sum(kv_spec.page_bytes(g, layout.page_size) * n for g, n in enumerate(layout.pages))
+    used = sum(spec.page_bytes(g, layout.page_size) * n for g, n in enumerate(layout.pages))
     if used > free:
         raise CapacityError(
-            f"a KV cache of {gib(used)} was asked for, but beside weights and activations {name} has {gib(free)}: ask "
-            "for less (kv_cache_memory, kv_pages), or leave it to memory_fraction"
+            f"a KV cache of {gib(used)} was asked for, but beside weights and activations {device.info.name} has "
+            f"{gib(free)}: ask for less (kv_cache_memory, kv_pages), or leave it to memory_fraction"
         )
-    concurrent = max(1, fits // longest) if longest else 0
-    return Budget(spec, dtype, memory, step_tokens, weights, activations, used, layout, longest, fits, concurrent, tree)
+    return Cache(used, layout, longest, fits, max(1, fits // longest) if longest else 0)
 
 
 def _smaller(dtype: DType, claims: Capabilities, weights: int, activations: int, quantize: str | None) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 from anychip_sdk.contract import Device, DeviceError, NotSupported, OutOfMemory, StepPlugin, WeightSpec
 
-from anychip.engine.budget import Budget, make_budget, weight_specs
+from anychip.engine.budget import Budget, fitted, make_budget, weight_specs
 from anychip.engine.core import EngineCore
 from anychip.engine.options import EngineOptions
+from anychip.engine.peak import measured_peak
 from anychip.errors import CapacityError, ModelError, PlatformError, RequestError
 from anychip.loading.chat_template import ChatTemplate
 from anychip.loading.checkpoint import Checkpoint, open_checkpoint
@@ -62,7 +63,7 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
         try:
             refuse_if_strict(device, options)
             budget = make_budget(checkpoint, device, options)
-            executor = _load(checkpoint, device, budget, progress)
+            executor, budget = _load(checkpoint, device, budget, options, progress)
         except BaseException:
             device.close()
             raise
@@ -85,15 +86,20 @@ def refuse_if_strict(device: Device | StepPlugin, options: EngineOptions) -> Non
         refuse_fallbacks(op_table(device), device.info.name)
 
 
-def _load(checkpoint: Checkpoint, device: Device | StepPlugin, budget: Budget, progress: bool) -> Executor:
-    spec, layout = budget.spec, budget.layout
+def _load(
+    checkpoint: Checkpoint, device: Device | StepPlugin, budget: Budget, options: EngineOptions, progress: bool
+) -> tuple[Executor, Budget]:
+    """-> what runs steps, and the budget, measured by now where the device can measure."""
     with _faults_named(checkpoint, device):
         if isinstance(device, StepPlugin):
             shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-            device.load(spec, budget.tree, checkpoint.read, shapes, budget.dtype)
-            return StepExecutor(device, layout)
-        weights = load_weights(checkpoint, device, budget, progress)
-        return OpsExecutor(device, family(checkpoint.config), spec, weights, layout)
+            device.load(budget.spec, budget.tree, checkpoint.read, shapes, budget.dtype)
+            return StepExecutor(device, budget.layout), budget
+        weights, kind = load_weights(checkpoint, device, budget, progress), family(checkpoint.config)
+        peak = measured_peak(device, kind, weights, budget, options.max_num_seqs)
+        if peak is not None:
+            budget = fitted(budget, device, options, peak)
+        return OpsExecutor(device, kind, budget.spec, weights, budget.layout), budget
 
 
 def load_weights(checkpoint: Checkpoint, device: Device, budget: Budget, progress: bool) -> dict[str, Any]:

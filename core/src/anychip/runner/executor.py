@@ -86,8 +86,13 @@ class OpsExecutor:
     def copy_pages(self, group: int, source: np.ndarray, target: np.ndarray) -> None:
         self._kv = self._device.allocator.copy_pages(self._kv, group, source, target)
 
-    def close(self) -> None:
+    def free(self) -> None:
+        """Gives up the KV cache, and with it every step that was compiled. The device stays open."""
+        self._compiled.clear()
         self._device.allocator.free(self._kv)
+
+    def close(self) -> None:
+        self.free()
         self._device.close()
 
 

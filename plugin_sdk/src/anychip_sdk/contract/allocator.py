@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,11 @@ class Allocator(Checked):
     @abstractmethod
     def memory(self) -> Memory:
         """Measured now. A device that shares the host's memory reports what the host can still give."""
+
+    def peak(self, run: Callable[[], None]) -> int | None:
+        """Calls `run` once and returns the most bytes that were in use on the device while it ran, less those that
+        were in use before. None where the device cannot tell, or shares the host's memory: `run` is not called then."""
+        return None
 
     @abstractmethod
     def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:

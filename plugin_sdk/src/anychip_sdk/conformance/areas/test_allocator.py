@@ -117,6 +117,24 @@ def test_more_than_there_is_cannot_be_allocated(lab: Lab) -> None:
     lab.device.allocator.free(kv)
 
 
+@check(since="1.2")
+def test_a_peak_is_measured_or_not_claimed(lab: Lab) -> None:
+    """A device that can measure runs what it is given once and sees what it takes; another one leaves it alone."""
+    device, runs = lab.device, 0
+    asked = layout([FULL], device.capabilities.kv_dtypes[0], page_size(device), 256)
+
+    def run() -> None:
+        nonlocal runs
+        runs += 1
+        device.allocator.free(device.allocator.allocate(asked))
+
+    peak = device.allocator.peak(run)
+    assert runs == (peak is not None), f"it ran {runs} times for a peak of {peak} bytes"
+    assert peak is None or peak >= _size(asked), f"a peak of {peak} bytes, while a cache of {_size(asked)} was there"
+    idle = device.allocator.peak(lambda: None)
+    assert idle is None or idle < _size(asked), f"doing nothing has a peak of {idle} bytes"
+
+
 @check(since="1.0")
 def test_two_caches_are_apart(lab: Lab) -> None:
     dtype = _dtype(lab)

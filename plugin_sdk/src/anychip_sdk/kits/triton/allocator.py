@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,6 +31,18 @@ class TritonAllocator(TorchAllocator):
         module = torch.get_device_module(self._device)
         unused = module.memory_reserved(self._device) - module.memory_allocated(self._device)
         return Memory(max(0, seen.free + unused - KEPT_BACK), seen.total)
+
+    def peak(self, run: Callable[[], None]) -> int | None:
+        """Of what torch's allocator gives out, recorded graphs' memory included."""
+        if self._device.type == "cpu":
+            return None
+        module = torch.get_device_module(self._device)
+        module.synchronize(self._device)
+        before = module.memory_allocated(self._device)
+        module.reset_peak_memory_stats(self._device)
+        run()
+        module.synchronize(self._device)
+        return max(0, int(module.max_memory_allocated(self._device)) - int(before))
 
     def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
         pairs = torch.from_numpy(np.stack((source, target)).astype(np.int32)).to(self._device)

@@ -35,7 +35,8 @@ def adopted(products: str) -> Mapping[str, str]:
         **dict.fromkeys(("take", "zeros_like", "rope_angles", "feed"), _SMALL),
         "rope": "torch's own kernels; attention turns q and k in its own",
         "attention.supports": "the kit's limits",
-        **dict.fromkeys(("allocator.memory", "allocator.layout", "allocator.allocate", "allocator.free"), "torch's"),
+        **dict.fromkeys(("allocator.memory", "allocator.peak", "allocator.layout"), "torch's"),
+        **dict.fromkeys(("allocator.allocate", "allocator.free"), "torch's"),
     }
 
 
