@@ -160,8 +160,8 @@ def fitted(budget: Budget, device: Device, options: EngineOptions, activations: 
     free = device.allocator.memory().free - activations
     if free <= 0:
         raise CapacityError(
-            f"a step of {budget.step_tokens} tokens takes {gib(activations)} beside the weights, {device.info.name} has "
-            f"{gib(free + activations)} left: use smaller steps (max_num_batched_tokens, max_num_seqs)"
+            f"a step of {budget.step_tokens} tokens takes {gib(activations)} beside the weights, {device.info.name} "
+            f"has {gib(free + activations)} left: use smaller steps (max_num_batched_tokens, max_num_seqs)"
         )
     longest = budget.spec.max_len if options.max_model_len is None else options.max_model_len
     cache = _cache(device, budget.layout.spec, options, free, longest)

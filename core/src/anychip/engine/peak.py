@@ -1,4 +1,4 @@
-"""What the largest steps take of a device's memory: they are run once, on scratch pages, before the KV cache is made."""
+"""What the largest steps take of a device's memory: they run once, on scratch pages, before the KV cache is made."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ DRAWN = SampleKind(filters=True)
 def measured_peak(device: Device, family: Family, weights: Any, budget: Budget, max_num_seqs: int) -> int | None:
     """Bytes of activations to hold back, the margin included; None where the device cannot measure.
 
-    The largest step of all, in which prompts take what the decodes leave of the token budget, and the largest of decodes
-    alone: devices that record steps keep both. Raises CapacityError where not even these fit beside the weights."""
+    The largest step of all, in which prompts take what the decodes leave of the token budget, and the largest of
+    decodes alone: devices that record steps keep both. Raises CapacityError where not even these fit beside the
+    weights."""
     layout = replace(budget.layout, pages=(2,) * len(budget.layout.pages))
     count = min(max_num_seqs, budget.step_tokens)
     prompts = _new_tokens(count, budget.step_tokens, budget.max_model_len)

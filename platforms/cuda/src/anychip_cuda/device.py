@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from anychip_sdk.contract import Communicator, DeviceInfo
-from anychip_sdk.kits.triton import TorchGraphs, TritonDevice, TritonOps, adopted
+from anychip_sdk.kits.triton import TorchCopyStream, TorchGraphs, TritonDevice, TritonOps, adopted
 
 from anychip_cuda.driver import Card
 from anychip_cuda.tiles import tiles_of
@@ -19,7 +19,8 @@ class CudaOps(TritonOps):
 
 class CudaDevice(TritonDevice):
     def __init__(self, info: DeviceInfo, card: Card, communicator: Communicator | None = None) -> None:
-        super().__init__(info, torch.device("cuda", card.index), TorchGraphs(), communicator)
+        device = torch.device("cuda", card.index)
+        super().__init__(info, device, TorchGraphs(), communicator, TorchCopyStream(device))
         # Sums of a product stay in float32 to the end.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from anychip_sdk.contract import Communicator, DeviceInfo
-from anychip_sdk.kits.triton import TorchGraphs, TritonDevice, TritonOps, adopted
+from anychip_sdk.kits.triton import TorchCopyStream, TorchGraphs, TritonDevice, TritonOps, adopted
 
 from anychip_rocm.kernel_driver import Card
 from anychip_rocm.tiles import TILES
@@ -19,5 +19,6 @@ class RocmOps(TritonOps):
 
 class RocmDevice(TritonDevice):
     def __init__(self, info: DeviceInfo, card: Card, communicator: Communicator | None = None) -> None:
-        super().__init__(info, torch.device("cuda", card.index), TorchGraphs(), communicator)
+        device = torch.device("cuda", card.index)
+        super().__init__(info, device, TorchGraphs(), communicator, TorchCopyStream(device))
         self.ops: RocmOps = RocmOps(self.communicator, self._launcher, TILES[card.arch])

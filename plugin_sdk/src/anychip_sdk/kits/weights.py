@@ -61,15 +61,22 @@ def shard(length: int, rank: int, size: int, what: str) -> slice:
     return slice(rank * step, (rank + 1) * step)
 
 
-def read_parts(spec: WeightSpec, read: Reader, shapes: Shapes, rank: int = 0, size: int = 1) -> Iterator[np.ndarray]:
-    """Each part of the spec, sliced to this rank: "out" cuts the second axis from the end, "in" the last one.
-    A part of several names is a stack [names, ...]. Raises ContractError where shapes disagree."""
+def read_stacks(
+    spec: WeightSpec, read: Reader, shapes: Shapes, rank: int = 0, size: int = 1
+) -> Iterator[list[np.ndarray]]:
+    """The tensors of each part of the spec, sliced to this rank: "out" cuts the second axis from the end, "in" the
+    last one. Raises ContractError where shapes disagree."""
     for names in spec.parts:
         different = {shapes[name] for name in names}
         if len(different) != 1:
             raise ContractError(f"the tensors of one stack differ in shape: {sorted(different)} in {names[0]!r} ...")
         index = _index(spec, names[0], shapes[names[0]], rank, size)
-        arrays = [read(name, index) for name in names]
+        yield [read(name, index) for name in names]
+
+
+def read_parts(spec: WeightSpec, read: Reader, shapes: Shapes, rank: int = 0, size: int = 1) -> Iterator[np.ndarray]:
+    """As `read_stacks`, each part as one array: one of several names, and one of experts, is a stack [names, ...]."""
+    for arrays in read_stacks(spec, read, shapes, rank, size):
         yield arrays[0] if len(arrays) == 1 and spec.kind != "experts" else np.stack(arrays)
 
 

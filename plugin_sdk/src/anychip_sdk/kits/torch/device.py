@@ -30,7 +30,7 @@ from anychip_sdk.contract import (
 from anychip_sdk.kits.solo import Solo
 from anychip_sdk.kits.torch.allocator import TorchAllocator
 from anychip_sdk.kits.torch.ops import TorchOps
-from anychip_sdk.kits.torch.weights import Weight, pack
+from anychip_sdk.kits.torch.weights import Join, Weight, join, pack
 
 
 @dataclass
@@ -83,6 +83,7 @@ class TorchDevice(Device):
         self.info = info
         self.capabilities = capabilities
         self._device = torch.device(device)
+        self._join: Join = join
         self.communicator = communicator or Solo()
         self.rank, self.size = self.communicator.rank, self.communicator.size
         self.ops = TorchOps(self.communicator)
@@ -92,7 +93,7 @@ class TorchDevice(Device):
         if dtype not in self.capabilities.weight_dtypes:
             raise NotSupported(f"{self.info.name} has no {dtype}; use {', '.join(self.capabilities.weight_dtypes)}")
         try:
-            return pack(spec, read, shapes, dtype, self._device, self.rank, self.size)
+            return pack(spec, read, shapes, dtype, self._device, self.rank, self.size, self._join)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemory(f"no memory for a weight: {str(error).splitlines()[0]}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from anychip_sdk.contract import DType, Reader, WeightSpec
-from anychip_sdk.kits.weights import check, read_bias, read_parts
+from anychip_sdk.kits.weights import check, read_bias, read_stacks
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -37,6 +37,10 @@ class Weight:
     padded: bool = False
 
 
+Join = Callable[[Sequence[np.ndarray], torch.dtype, torch.device], Tensor]
+"""Makes one tensor on a device of arrays that follow one another along the first axis."""
+
+
 def to_torch(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy; bfloat16 goes through its bits, which torch's bridge to numpy does not know."""
     if array.dtype.name == "bfloat16":
@@ -44,8 +48,21 @@ def to_torch(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Ten
     return torch.from_numpy(np.array(array)).to(device, dtype)
 
 
+def join(arrays: Sequence[np.ndarray], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """See `Join`."""
+    parts = [to_torch(array, device, dtype) for array in arrays]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def pack(
-    spec: WeightSpec, read: Reader, shapes: Shapes, dtype: DType, device: torch.device, rank: int, size: int
+    spec: WeightSpec,
+    read: Reader,
+    shapes: Shapes,
+    dtype: DType,
+    device: torch.device,
+    rank: int,
+    size: int,
+    join: Join = join,
 ) -> Weight:
     """See `Device.pack`. Norms, rope and vectors stay float32: they are small, and their ops compute in it.
 
@@ -55,19 +72,27 @@ def pack(
     kind = torch.float32 if spec.kind in ("norm", "vector", "rope") else TORCH_DTYPES[dtype]
     check(spec, shapes)
     if size > 1 and spec.kind == "linear" and spec.tp == "out" and len(spec.parts) == 1:
-        return _pack_head(spec, read, shapes, kind, device, rank, size)
-    parts = [to_torch(part, device, kind) for part in read_parts(spec, read, shapes, rank, size)]
-    axis = -2 if parts[0].ndim > 1 else 0
-    tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
+        return _pack_head(spec, read, shapes, kind, device, rank, size, join)
+    stacks = list(read_stacks(spec, read, shapes, rank, size))
+    sizes = tuple(len(arrays[0]) for arrays in stacks)
+    tensor = join([array for place in zip(*stacks, strict=True) for array in place], kind, device)
+    if spec.kind == "experts" or len(stacks[0]) > 1:
+        tensor = tensor.view(len(stacks[0]), sum(sizes), *tensor.shape[1:])
     if spec.offset:
         tensor += spec.offset
-    biases = [to_torch(b, device, kind) for b in read_bias(spec, read, shapes, rank, size)]
-    sizes = tuple(part.shape[axis] for part in parts)
-    return Weight(tensor, sizes, torch.cat(biases) if biases else None, spec.tp == "in" and size > 1)
+    biases = list(read_bias(spec, read, shapes, rank, size))
+    return Weight(tensor, sizes, join(biases, kind, device) if biases else None, spec.tp == "in" and size > 1)
 
 
 def _pack_head(
-    spec: WeightSpec, read: Reader, shapes: Shapes, kind: torch.dtype, device: torch.device, rank: int, size: int
+    spec: WeightSpec,
+    read: Reader,
+    shapes: Shapes,
+    kind: torch.dtype,
+    device: torch.device,
+    rank: int,
+    size: int,
+    join: Join,
 ) -> Weight:
     """A single "out" part may be the head, whose vocabulary need not divide: the last ranks get rows of zeros."""
     rows = shapes[spec.parts[0][0]][0]
@@ -78,7 +103,7 @@ def _pack_head(
         shape = shapes[name]
         if start == end:
             return torch.zeros(step, *shape[1:], dtype=kind, device=device)
-        tensor = to_torch(read(name, (slice(start, end),)), device, kind)
+        tensor = join([read(name, (slice(start, end),))], kind, device)
         return pad(tensor, (0, 0) * (len(shape) - 1) + (0, step - (end - start)))
 
     tensor, bias = part(spec.parts[0][0]), part(spec.bias[0]) if spec.bias else None

@@ -11,8 +11,9 @@ from anychip_sdk.kits.triton.graphs import Graph, Graphs, TorchGraphs
 from anychip_sdk.kits.triton.launch import Launcher, Recorder
 from anychip_sdk.kits.triton.ops import TritonOps, adopted
 from anychip_sdk.kits.triton.tiles import Tile, Tiles
+from anychip_sdk.kits.triton.uploads import CopyStream, TorchCopyStream
 
 __all__ = [
-    "Graph", "Graphs", "Launcher", "Recorder", "Tile", "Tiles", "TorchGraphs", "TritonAllocator", "TritonAttention",
-    "TritonDevice", "TritonOps", "adopted",
+    "CopyStream", "Graph", "Graphs", "Launcher", "Recorder", "Tile", "Tiles", "TorchCopyStream", "TorchGraphs",
+    "TritonAllocator", "TritonAttention", "TritonDevice", "TritonOps", "adopted",
 ]  # fmt: skip

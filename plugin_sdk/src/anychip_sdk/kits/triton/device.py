@@ -33,6 +33,7 @@ from anychip_sdk.kits.triton.allocator import TritonAllocator
 from anychip_sdk.kits.triton.buckets import decode_bucket
 from anychip_sdk.kits.triton.graphs import Graph, Graphs
 from anychip_sdk.kits.triton.launch import Launcher
+from anychip_sdk.kits.triton.uploads import CopyStream, Uploads
 
 DTYPES: tuple[DType, ...] = ("bfloat16", "float16", "float32")
 
@@ -47,7 +48,9 @@ class TritonDevice(TorchDevice):
         device: torch.device | str,
         graphs: Graphs,
         communicator: Communicator | None = None,
+        copies: CopyStream | None = None,
     ) -> None:
+        """copies: what weights are brought over by; None where the device shares the host's memory."""
         claims = Capabilities(
             weight_dtypes=DTYPES,
             kv_dtypes=DTYPES,
@@ -61,6 +64,8 @@ class TritonDevice(TorchDevice):
             step_tokens=4096,
         )
         super().__init__(info, claims, device, communicator)
+        if copies is not None:
+            self._join = Uploads(copies)
         self._graphs = graphs
         self._launcher = Launcher()
         self.allocator = TritonAllocator(self._launcher, self._device, DTYPES)
