@@ -9,7 +9,8 @@ from pathlib import Path
 
 import jax
 from anychip_sdk.contract import Capabilities, DeviceError, DeviceInfo, DType
-from anychip_sdk.kits.jax import Buckets, JaxDevice, Ranks
+from anychip_sdk.kits.jax import Buckets, JaxDevice, Kept, Ranks
+from anychip_sdk.kits.jax.kept import compile_alone
 
 from anychip_tpu.allocator import EMULATED_BYTES, PAGE_SIZES, TpuAllocator
 from anychip_tpu.kernels.interpreters import Interpret, emulation
@@ -28,16 +29,25 @@ CAPABILITIES = Capabilities(
 )
 
 
-QUICK_COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK_COMPILER = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 """Emulated kernels are long programs that run once or twice."""
 
 
 class TpuDevice(JaxDevice):
     def __init__(
-        self, info: DeviceInfo, ranks: Ranks, interpret: Interpret = False, buckets: Buckets | None = None
+        self,
+        info: DeviceInfo,
+        ranks: Ranks,
+        interpret: Interpret = False,
+        buckets: Buckets | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self._compiler_options = QUICK_COMPILER if interpret else None
-        super().__init__(info, CAPABILITIES, ranks, buckets)
+        super().__init__(info, CAPABILITIES, ranks, buckets, kept.compile if kept else compile_alone)
         self.ops = TpuOps(ranks, interpret)
         self.allocator = TpuAllocator(ranks, DTYPES, EMULATED_BYTES if interpret else None)
 
@@ -63,7 +73,7 @@ def _keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "anychip/tpu"))
 
 
-def open_emulated(info: DeviceInfo, count: int) -> TpuDevice:
+def open_emulated(info: DeviceInfo, count: int, kept: Kept) -> TpuDevice:
     """JAX is told to look for no accelerator, unless the user has said where it is to run (JAX_PLATFORMS). Raises
     DeviceError where JAX runs already, with fewer devices."""
     with suppress(RuntimeError):  # it runs already
@@ -74,4 +84,4 @@ def open_emulated(info: DeviceInfo, count: int) -> TpuDevice:
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise DeviceError(f"JAX runs with {len(devices)} CPU device; expected {count}: open {info.name} first")
-    return TpuDevice(info, Ranks.of(devices[:count]), emulation())
+    return TpuDevice(info, Ranks.of(devices[:count]), emulation(), kept=kept)

@@ -14,6 +14,8 @@ from packaging.version import Version
 from anychip_tpu import chips
 
 if TYPE_CHECKING:
+    from anychip_sdk.kits.jax import Kept
+
     from anychip_tpu.device import TpuDevice
 
 LOG = logging.getLogger(__name__)
@@ -52,7 +54,10 @@ class TpuPlatform(Platform):
 
 
 class EmulatedPlatform(Platform):
-    """Everywhere where JAX is: one chip, and two as one."""
+    """Everywhere where JAX is: one chip, and two as one. Devices that it opens share their compiled programs."""
+
+    def __init__(self) -> None:
+        self._kept: Kept | None = None
 
     def probe(self) -> Found | Broken:
         problem = _jax_problem()
@@ -67,9 +72,12 @@ class EmulatedPlatform(Platform):
         """threads are not used: JAX's CPU backend takes one for each core."""
         info = _info(self.probe(), index)
         LOG.warning("%s is %s", info.name, EMULATION)
+        from anychip_sdk.kits.jax import Kept
+
         from anychip_tpu.device import open_emulated
 
-        return open_emulated(info, index + 1)
+        self._kept = self._kept or Kept()
+        return open_emulated(info, index + 1, self._kept)
 
 
 def _info(found: Found | Absent | Broken, index: int) -> DeviceInfo:

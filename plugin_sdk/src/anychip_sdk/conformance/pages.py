@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -68,6 +68,7 @@ class Scene:
             drawn[name][-1] = np.nan
         kv = layout([group], dtype, setting.page_size, self.pages)
         self.width = H * D
+        self._bodies: dict[object, Body] = {}
         self.trio = lab.trio(dtype, {n: table(x) for n, x in drawn.items()} | (extra or {}), kv)
 
     def _order(self, used: int, seed: int | None) -> np.ndarray:
@@ -101,6 +102,11 @@ class Scene:
 
     def _prepare(self, index: int) -> Body:
         """Writes K and V of one layer, and gives back the queries' rows."""
+        if index not in self._bodies:
+            self._bodies[index] = self._make_prepare(index)
+        return self._bodies[index]
+
+    def _make_prepare(self, index: int) -> Body:
         layer = replace(self.layer, kv_index=index)
 
         def body(ops: Any, w: Any, batch: Batch, kv: Any) -> tuple[Any, Any]:
@@ -112,6 +118,12 @@ class Scene:
 
     def body(self, **fused: str) -> Body:
         """The whole attention of a layer. fused: argument of `run` -> the name of its handle."""
+        key = tuple(sorted(fused.items()))
+        if key not in self._bodies:
+            self._bodies[key] = self._make_body(fused)
+        return self._bodies[key]
+
+    def _make_body(self, fused: Mapping[str, str]) -> Body:
 
         def body(ops: Any, w: Any, batch: Batch, kv: Any) -> tuple[Any, Any]:
             q, k, v = (ops.embedding(batch.token_ids, w[n]) for n in "qkv")

@@ -64,6 +64,7 @@ class Shelf:
         paged = Paged(layers=layers, kv_heads=HEADS, k_dim=DIM, v_dim=DIM)
         self.bench = Bench(device, dtype, tables, layout([paged] * groups, dtype, self.size, pages + 1, slots=2048))
         self._reader = values * self.size  # id of the reader of offset 0
+        self._bodies: dict[tuple[int, int], Body] = {}
 
     def write(self, cells: Sequence[Cell], layer: int = 0, group: int = 0) -> None:
         """Each cell by a decode of its own, in one step."""
@@ -117,6 +118,11 @@ class Shelf:
         return Layer(replace(SPEC, group=group), index)
 
     def body(self, index: int, group: int) -> Body:
+        if (index, group) not in self._bodies:
+            self._bodies[index, group] = self._make_body(index, group)
+        return self._bodies[index, group]
+
+    def _make_body(self, index: int, group: int) -> Body:
         layer = self.layer(index, group)
 
         def body(ops: Any, w: Any, batch: Batch, kv: Any) -> tuple[Any, Any]:

@@ -7,7 +7,8 @@ from anychip_sdk.kits.jax.allocator import JaxAllocator
 from anychip_sdk.kits.jax.attention import JaxAttention
 from anychip_sdk.kits.jax.buckets import Buckets
 from anychip_sdk.kits.jax.device import JaxDevice
+from anychip_sdk.kits.jax.kept import Kept
 from anychip_sdk.kits.jax.ops import JaxOps
 from anychip_sdk.kits.jax.ranks import Ranks
 
-__all__ = ["Buckets", "JaxAllocator", "JaxAttention", "JaxDevice", "JaxOps", "Ranks"]
+__all__ = ["Buckets", "JaxAllocator", "JaxAttention", "JaxDevice", "JaxOps", "Kept", "Ranks"]

@@ -31,6 +31,7 @@ from anychip_sdk.kits.jax import layers
 from anychip_sdk.kits.jax.allocator import JaxAllocator
 from anychip_sdk.kits.jax.buckets import Buckets
 from anychip_sdk.kits.jax.errors import FAULTS, as_contract_error, first_line
+from anychip_sdk.kits.jax.kept import Compiler, compile_alone
 from anychip_sdk.kits.jax.ops import JaxOps
 from anychip_sdk.kits.jax.programs import JaxPending, Programs
 from anychip_sdk.kits.jax.ranks import Ranks
@@ -52,13 +53,19 @@ class JaxDevice(Device):
     """XLA's options for every program, as `jax.stages.Lowered.compile` takes them."""
 
     def __init__(
-        self, info: DeviceInfo, capabilities: Capabilities, ranks: Ranks, buckets: Buckets | None = None
+        self,
+        info: DeviceInfo,
+        capabilities: Capabilities,
+        ranks: Ranks,
+        buckets: Buckets | None = None,
+        compiler: Compiler = compile_alone,
     ) -> None:
+        """compiler: `Kept.compile` where devices are to share programs."""
         self.info = info
         self.capabilities = capabilities
         self._ranks = ranks
         self._buckets = buckets or Buckets()
-        self._programs = Programs(self._compiler_options)
+        self._programs = Programs(self._compiler_options, compiler)
         self.communicator = Solo()
         self.ops = JaxOps(ranks)
         self.allocator = JaxAllocator(ranks, capabilities.kv_dtypes, capabilities.page_sizes)

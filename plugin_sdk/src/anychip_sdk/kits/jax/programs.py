@@ -17,6 +17,7 @@ from anychip_sdk.contract import DeviceError, Sampled, Step, StepKey, view, word
 from anychip_sdk.contract.batch import Shapes
 from anychip_sdk.contract.specs import Bucket
 from anychip_sdk.kits.jax.errors import FAULTS, as_contract_error
+from anychip_sdk.kits.jax.kept import Compiler, compile_alone
 
 LOG = logging.getLogger(__name__)
 MAX_COMPILERS = 8
@@ -32,9 +33,9 @@ class Programs:
     compiling in the middle of serving. Expected shapes with another kind of sampling (`StepKey.sample`) or more logit
     rows (prompt logprobs), of which there are too many to compile ahead, are compiled when they come, and logged."""
 
-    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        """options: XLA's, for every program."""
-        self._options = None if options is None else dict(options)
+    def __init__(self, options: Mapping[str, Any] | None = None, compiler: Compiler = compile_alone) -> None:
+        """options: XLA's, for every program. compiler: `Kept.compile` where devices share programs."""
+        self._options, self._compiler = options, compiler
         self._programs: dict[tuple[Step, StepKey], Future[Executable]] = {}
         self._expected: tuple[StepKey, ...] = ()
         self._shapes: frozenset[Bucket] = frozenset()
@@ -75,10 +76,12 @@ class Programs:
         weights, kv, state, _ = jax.tree.map(_described, arguments)
         shapes = plan_shapes(key.bucket)
         whole = arguments[-1].sharding
+        devices = tuple(device.id for device in whole.mesh.devices.flat)
         buffer = jax.ShapeDtypeStruct((words(key, shapes),), np.int32, sharding=whole)
 
         def compiled() -> Executable:
-            program = lower(step, key, shapes, weights, kv, state, buffer).compile(self._options)
+            lowered = lower(step, key, shapes, weights, kv, state, buffer)
+            program = self._compiler(lowered, self._options, devices)
             LOG.info("compiled %s", key)
             return program
 
