@@ -190,6 +190,7 @@ def test_pages_are_whole_rows_of_memory():
     page = 2 * 2 * 32 * 128 * 2 * 2  # layers, heads, places, lanes, K and V, bytes
     layout = allocator.layout(spec, budget=10 * page, page_size=None, max_len=10**4, slots=5)
     assert (layout.page_size, layout.pages, layout.spec) == (32, (10,), spec)
+    assert (layout.page_bytes(0), layout.nbytes) == (page, 10 * page)  # the padding of heads counts
     assert [cache.shape for cache in allocator.allocate(layout)[0]] == [(2, 10, 2, 32, 128)] * 2
     long = allocator.layout(spec, budget=10 * page, page_size=None, max_len=2**17, slots=65)
     assert long.page_size == 128  # the page table of 64 such requests would not fit with smaller pages

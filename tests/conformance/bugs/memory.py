@@ -73,6 +73,17 @@ def scratch_not_counted(device):
     device.allocator.layout = layout
 
 
+@bug("allocator", "a page is said to take half of what it holds")
+def pages_take_too_little(device):
+    right = device.allocator.layout
+
+    def layout(spec, **asked):
+        made = right(spec, **{**asked, "budget": 2 * asked["budget"]})
+        return replace(made, padded=tuple(made.page_bytes(g) // 2 for g in range(len(made.pages))))
+
+    device.allocator.layout = layout
+
+
 @bug("allocator", "another page size than the one asked for is taken in silence")
 def page_size_ignored(device):
     right = device.allocator.layout

@@ -70,11 +70,11 @@ class Budget:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return kv_bytes_per_token(self.layout.spec)
+        return kv_bytes_per_token(self.layout)
 
 
-def kv_bytes_per_token(spec: KVSpec) -> int:
-    return sum(spec.page_bytes(g, 1) for g in range(len(spec.groups)))
+def kv_bytes_per_token(layout: KVLayout) -> int:
+    return sum(layout.page_bytes(g) for g in range(len(layout.pages))) // layout.page_size
 
 
 def weight_specs(tree: Any) -> list[WeightSpec]:
@@ -174,13 +174,13 @@ def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, fr
     layout = _layout(device, spec, options, kv_bytes, longest)
     fits = _tokens(layout)
     if fits < longest and options.max_model_len is not None:
-        need = kv_bytes_per_token(spec) * longest
+        need = kv_bytes_per_token(layout) * longest
         raise CapacityError(
             f"a context of {longest} tokens needs {gib(need)} of KV cache, {gib(kv_bytes)} hold {fits}: ask for "
             f"max_model_len {fits} or less, or give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
         )
     longest = min(longest, fits)
-    used = sum(spec.page_bytes(g, layout.page_size) * n for g, n in enumerate(layout.pages))
+    used = layout.nbytes
     if used > free:
         raise CapacityError(
             f"a KV cache of {gib(used)} was asked for, but beside weights and activations {device.info.name} has "
@@ -232,7 +232,7 @@ def _layout(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, b
         raise CapacityError(f"{device.info.name} cannot keep this KV cache: {error}") from error
     if options.kv_pages is None:
         return layout
-    return KVLayout(spec, layout.page_size, (options.kv_pages,) * len(spec.groups), slots)
+    return replace(layout, pages=(options.kv_pages,) * len(spec.groups))
 
 
 def _tokens(layout: KVLayout) -> int:

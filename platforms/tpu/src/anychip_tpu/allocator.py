@@ -29,14 +29,15 @@ class TpuAllocator(JaxAllocator):
         self._most = most
 
     def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:
-        """Counts what pages take with their padding. Raises NotSupported where V's heads are not as wide as K's."""
+        """Counts what pages take with their padding, and says so. Raises NotSupported where V's heads are not as wide
+        as K's."""
         for group in spec.groups:
             if group.k_dim != group.v_dim:
                 raise NotSupported(f"heads of K are {group.k_dim} wide and those of V {group.v_dim}; make them equal")
         budget = budget if self._most is None else min(budget, self._most)
         page_size = page_size or _page_size(max_len, slots)
         made = super().layout(_padded(spec), budget=budget, page_size=page_size, max_len=max_len, slots=slots)
-        return replace(made, spec=spec)
+        return replace(made, spec=spec, padded=tuple(made.page_bytes(g) for g in range(len(spec.groups))))
 
     def _describe(self, layout: KVLayout) -> KV:
         return super()._describe(replace(layout, spec=_padded(layout.spec)))

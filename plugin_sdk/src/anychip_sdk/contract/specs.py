@@ -105,12 +105,23 @@ class KVSpec:
 @dataclass(frozen=True)
 class KVLayout:
     """How the KV cache lies on the device. Page 0 of every group and request slot 0 are scratch and never given
-    out, so an all-zero batch harms nothing. `pages` counts page 0. `slots` counts slot 0."""
+    out, so an all-zero batch harms nothing. `pages` counts page 0. `slots` counts slot 0. `padded`: bytes a page of
+    each group takes where the device pads its rows; empty where a page takes what `spec.page_bytes` says."""
 
     spec: KVSpec
     page_size: int
     pages: tuple[int, ...]
     slots: int
+    padded: tuple[int, ...] = ()
+
+    def page_bytes(self, group: int) -> int:
+        """Bytes that one page of `group` takes on the device, over all its layers."""
+        return self.padded[group] if self.padded else self.spec.page_bytes(group, self.page_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pages of all groups."""
+        return sum(count * self.page_bytes(g) for g, count in enumerate(self.pages))
 
 
 @dataclass(frozen=True)
