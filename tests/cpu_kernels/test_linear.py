@@ -68,8 +68,9 @@ def test_nothing_is_written_outside(ops, dtype):
     packed = ops._pack(w, embedding=False)
     room = torch.full((4 * 17 + 64,), 7.0).to(dtype)
     kernels, x = ops._kernels, torch.randn(4, 8).to(dtype)
-    arguments = (x.data_ptr(), 8, 4, packed.tensor.data_ptr(), None, 17, 8, room[32:].data_ptr(), 17, 2)
-    (kernels.linear_f32 if dtype == torch.float32 else kernels.linear_bf16)(*arguments)
+    pointers = (x.data_ptr(), packed.tensor.data_ptr(), None, None, room[32:].data_ptr(), None, None)
+    work = native.LinearWork(*pointers, 8, 4, 17, 8, 17, 0, 0)
+    native.run(kernels.linear_f32 if dtype == torch.float32 else kernels.linear_bf16, work, 2)
     assert (room[:32] == 7).all()
     assert (room[32 + 4 * 17 :] == 7).all()
 

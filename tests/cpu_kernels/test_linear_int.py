@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anychip_cpu import native
+from anychip_cpu.launch import Launcher
 from anychip_cpu.quantized import FORMATS, int_product, quantize
 from anychip_sdk.contract import QUANT_FORMATS, QuantFormat
 from anychip_sdk.kits.torch.weights import Weight
@@ -17,6 +18,10 @@ EPS = np.finfo(np.float32).eps
 @pytest.fixture
 def kernels(device):
     return device.ops._kernels
+
+
+def product(x, w, kernels):
+    return int_product(x, w, kernels, Launcher())
 
 
 @pytest.fixture(params=["int8", "int8-g32", "int8-g128", "int4-g32", "int4-g64", "int4-g128"])
@@ -95,7 +100,7 @@ def test_products(kernels, threads, format, outputs, inputs):
         w = quantize(weight(outputs, inputs, bias=bias), format, kernels)
         for rows in (1, 2, 5, 12, 13, 31, 97, 200):
             x = random(rows, inputs)
-            error = np.abs(int_product(x, w, kernels).double().numpy() - oracle(x.double().numpy(), w))
+            error = np.abs(product(x, w, kernels).double().numpy() - oracle(x.double().numpy(), w))
             assert (error <= bound(x.double().numpy(), w)).all(), (rows, bias)
 
 
@@ -105,7 +110,7 @@ def test_whole_numbers_are_exact_but_for_float32(kernels, threads, format, outpu
     w = quantize(weight(outputs, inputs), format, kernels)
     x = random(14, inputs).mul(50).round().clamp(-127, 127)
     x[:, :: format.group or native.INPUT_GROUP] = 127
-    y, exact = int_product(x, w, kernels), x.double().numpy()
+    y, exact = product(x, w, kernels), x.double().numpy()
     assert (np.abs(y.double().numpy() - oracle(exact, w)) <= bound(exact, w, slack=0)).all()
 
 
@@ -114,28 +119,28 @@ def test_the_largest_numbers_do_not_overflow(kernels, format):
     for sign in (1.0, -1.0):
         w = quantize(Weight(torch.full((33, inputs), sign), (33,)), format, kernels)
         x = torch.full((13, inputs), 3.0)
-        assert torch.allclose(int_product(x, w, kernels), torch.full((13, 33), 3.0 * inputs * sign), rtol=0.005)
+        assert torch.allclose(product(x, w, kernels), torch.full((13, 33), 3.0 * inputs * sign), rtol=0.005)
 
 
 def test_every_instruction_set_gives_the_same(format, threads):
     x, w = random(30, 300), weight(70, 300)
     known = [native.kernels(isa) for isa in native.isas()]
-    first, *others = (int_product(x, quantize(w, format, kernels), kernels) for kernels in known)
+    first, *others = (product(x, quantize(w, format, kernels), kernels) for kernels in known)
     room = 8 * EPS * (x.abs() @ w.tensor.abs().T + 4)
     assert all(((y - first).abs() <= room).all() for y in others)
 
 
 def test_a_row_does_not_depend_on_the_others(kernels, format):
     w, x = quantize(weight(70, 200), format, kernels), random(150, 200)
-    whole = int_product(x, w, kernels)
+    whole = product(x, w, kernels)
     for rows in (slice(0, 1), slice(3, 9), slice(40, 150)):
-        assert torch.equal(int_product(x[rows], w, kernels), whole[rows])
+        assert torch.equal(product(x[rows], w, kernels), whole[rows])
 
 
 def test_strided_and_unaligned_rows(kernels, format):
     w, wide = quantize(weight(40, 24), format, kernels), random(9, 64)
     for x in (wide[:, 1:25], wide[::2, 40:64], wide.T[:24].T):
-        assert torch.equal(int_product(x, w, kernels), int_product(x.contiguous(), w, kernels))
+        assert torch.equal(product(x, w, kernels), product(x.contiguous(), w, kernels))
 
 
 def unaligned(tensor):
@@ -146,9 +151,9 @@ def unaligned(tensor):
 
 def test_pointers_need_no_more_than_their_elements_alignment(kernels, format):
     w, x = quantize(weight(45, 70), format, kernels), random(5, 70)
-    expected = int_product(x, w, kernels)
+    expected = product(x, w, kernels)
     w.tensor, w.scales, w.bias = unaligned(w.tensor), unaligned(w.scales), unaligned(w.bias)
-    assert torch.equal(int_product(unaligned(x), w, kernels), expected)
+    assert torch.equal(product(unaligned(x), w, kernels), expected)
 
 
 @pytest.mark.parametrize(("rows", "inputs"), [(1, 1), (4, 8), (13, 65), (3, 128), (2, 257)])
@@ -158,10 +163,11 @@ def test_nothing_is_written_outside(kernels, format, rows, inputs):
     groups = -(-inputs // (w.group or native.INPUT_GROUP))
     size = rows * (8 * groups + inputs + 128)
     y, scratch = torch.full((rows * 17 + 64,), 7.0), torch.full((size + 128,), 7, dtype=torch.uint8)
-    kernels.linear_int(
-        *(x.data_ptr(), inputs, rows, w.tensor.data_ptr(), w.scales.data_ptr(), None, 17, inputs, w.bits, w.group),
-        *(y[32:].data_ptr(), 17, scratch[64:].data_ptr(), 2),
+    work = native.LinearWork(
+        *(x.data_ptr(), w.tensor.data_ptr(), w.scales.data_ptr(), None, y[32:].data_ptr(), scratch[64:].data_ptr()),
+        *(None, inputs, rows, 17, inputs, 17, w.bits, w.group),
     )
+    native.run(kernels.linear_int, work, 2)
     assert (y[:32] == 7).all()
     assert (y[32 + rows * 17 :] == 7).all()
     assert (scratch[:64] == 7).all()
@@ -171,9 +177,9 @@ def test_nothing_is_written_outside(kernels, format, rows, inputs):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_spoils_its_row_and_no_other(kernels, format, value):
     w, x = quantize(weight(40, 150), format, kernels), random(13, 150)
-    expected = int_product(x, w, kernels)
+    expected = product(x, w, kernels)
     x[4, 149] = value
-    y = int_product(x, w, kernels)
+    y = product(x, w, kernels)
     assert y[4].isnan().all()
     others = torch.arange(13) != 4
     assert torch.equal(y[others], expected[others])
@@ -182,21 +188,21 @@ def test_what_is_not_finite_spoils_its_row_and_no_other(kernels, format, value):
 @pytest.mark.parametrize("tiny", [0.0, 1e-38, 1e-42])
 def test_zeros_and_tiny_numbers(kernels, format, tiny):
     w, x = weight(20, 96), random(3, 96)
-    assert (int_product(torch.full((3, 96), tiny), quantize(w, format, kernels), kernels) - w.bias).abs().max() <= 1e-30
+    assert (product(torch.full((3, 96), tiny), quantize(w, format, kernels), kernels) - w.bias).abs().max() <= 1e-30
     nothing = quantize(Weight(torch.full((20, 96), tiny), (20,)), format, kernels)
-    assert int_product(x, nothing, kernels).abs().max() <= 1e-30
+    assert product(x, nothing, kernels).abs().max() <= 1e-30
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_once(kernels, format, dtype):
     w, x = quantize(weight(40, 100), format, kernels), random(5, 100).to(dtype)
-    y = int_product(x, w, kernels)
+    y = product(x, w, kernels)
     assert y.dtype == dtype
-    assert torch.equal(y, int_product(x.float(), w, kernels).to(dtype))
+    assert torch.equal(y, product(x.float(), w, kernels).to(dtype))
 
 
 def test_an_empty_batch(kernels, format):
-    assert int_product(torch.empty(0, 8), quantize(weight(17, 8), format, kernels), kernels).shape == (0, 17)
+    assert product(torch.empty(0, 8), quantize(weight(17, 8), format, kernels), kernels).shape == (0, 17)
 
 
 def test_the_formats_and_what_they_hold(kernels):

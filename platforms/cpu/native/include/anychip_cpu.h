@@ -1,7 +1,12 @@
 /* The C ABI of anychip's cpu kernels: one table of functions for each instruction set.
  *
  * Matrices are row-major; a "stride" is the distance of two rows in elements. Pointers need the alignment of their
- * element type only. No function allocates, throws or keeps a pointer. `threads` is the number of OpenMP threads. */
+ * element type only. No kernel allocates, throws or keeps a pointer.
+ *
+ * All kernels are called the same way: every thread of a team calls one with the same arguments and takes its share,
+ * and what it writes is there after the team's next barrier. One call is a list of one command, and a whole step is a
+ * list that the same threads walk through. Where arguments have `live`, a pointer, the number it points to when the kernel
+ * runs says how many of the `rows` there are; null: all. */
 #ifndef ANYCHIP_CPU_H
 #define ANYCHIP_CPU_H
 
@@ -11,22 +16,124 @@
 extern "C" {
 #endif
 
+typedef struct {
+    int64_t me;  /* this thread, from 0 */
+    int64_t all; /* threads of the team */
+} AnychipTeam;
+
+typedef void (*AnychipKernel)(const void* arguments, AnychipTeam team);
+
+typedef struct {
+    AnychipKernel kernel;
+    const void* arguments;
+} AnychipCommand;
+
+/* weight: [outputs, inputs] -> packed, and with whole numbers scales. */
+typedef struct {
+    const void* weight;
+    void* packed;
+    uint16_t* scales;
+    int64_t outputs;
+    int64_t inputs;
+    int64_t bits;
+    int64_t group;
+} AnychipPack;
+
+/* x: [rows, inputs], bias: [outputs] or null -> y: [rows, outputs]. */
+typedef struct {
+    const void* x;
+    const void* packed;
+    const uint16_t* scales;
+    const void* bias;
+    void* y;
+    void* scratch;
+    const int32_t* live;
+    int64_t x_stride;
+    int64_t rows;
+    int64_t outputs;
+    int64_t inputs;
+    int64_t y_stride;
+    int64_t bits;
+    int64_t group;
+} AnychipLinear;
+
+/* weight: [size], y: [rows, size] = the norm of x, or with a residual (not null) of total = x + residual. residual, y
+ * and total are contiguous, and with a residual x is too. */
+typedef struct {
+    const void* x;
+    const void* residual;
+    const float* weight;
+    void* y;
+    void* total;
+    const int32_t* live;
+    int64_t x_stride;
+    int64_t rows;
+    int64_t size;
+    float eps;
+} AnychipNorm;
+
+/* y: [rows, size] = silu(gate) * up, or gelu's tanh form. */
+typedef struct {
+    const void* gate;
+    const void* up;
+    void* y;
+    const int32_t* live;
+    int64_t gate_stride;
+    int64_t up_stride;
+    int64_t rows;
+    int64_t size;
+    int64_t gelu;
+} AnychipGated;
+
+/* y[r] = x[ids[r]], rows of `size` elements or bytes, contiguous; null ids: zeros. */
+typedef struct {
+    const void* x;
+    const int32_t* ids;
+    void* y;
+    const int32_t* live;
+    int64_t rows;
+    int64_t size;
+    float scale;
+} AnychipGather;
+
+/* positions: [tokens], inverse: [half] -> cosine and sine: [tokens, 2 * half], the sine's first half negated. */
+typedef struct {
+    const int32_t* positions;
+    const float* inverse;
+    float* cosine;
+    float* sine;
+    const int32_t* live;
+    int64_t tokens;
+    int64_t half;
+} AnychipRope;
+
+/* logits: [rows, size] -> tokens: [rows], the first of the largest, -1 where a logit is NaN; and into
+ * last_token[row_slot[r]] the same, but 0 for -1. */
+typedef struct {
+    const float* logits;
+    int32_t* tokens;
+    const int32_t* row_slot;
+    int32_t* last_token;
+    const int32_t* live;
+    int64_t rows;
+    int64_t size;
+} AnychipGreedy;
+
 /* Attention over pages: keys [pages, kv_heads, page_size, head_dim], values [pages, kv_heads, page_size, v_dim], of one
  * layer. q: [tokens, heads, head_dim], out: [tokens, heads, v_dim], both contiguous. Query head h reads KV head
  * h / (heads / kv_heads). A token sees its own and earlier places, `window` of them if it is not 0. */
 typedef struct {
-    const float* q;
-    float* out;
-    const float* keys;
-    const float* values;
-    float* scratch;
+    const void* q;
+    void* out;
+    const void* keys;
+    const void* values;
+    void* scratch;
+    const int32_t* counts;        /* [4] tokens, sequences, logit rows, decoding sequences, which come first */
     const int32_t* pages;         /* [sequences, pages_stride] */
     const int32_t* lengths;       /* [sequences], with this step's tokens */
     const int32_t* starts;        /* [sequences + 1] first token of each sequence */
-    const int32_t* task_first;    /* [sequences + 1] first task of each sequence */
-    const int32_t* task_sequence; /* [tasks] */
-    const int32_t* first_chunk;   /* decode: [sequences] the first chunk that is read, of ANYCHIP_DECODE_CHUNK places */
-    int64_t sequences;
+    int32_t* task_first;          /* [sequences + 1] first task of each sequence; `plan` writes it */
+    int32_t* task_sequence;       /* [tasks] likewise */
     int64_t heads;
     int64_t kv_heads;
     int64_t head_dim;
@@ -40,7 +147,7 @@ typedef struct {
 } AnychipAttention;
 
 /* A decode task is a chunk of this many places, in a sequence of one token; there may be 64 query heads to a KV head.
- * scratch: [tasks, heads, v_dim + 2]. */
+ * Chunks that the window hides wholly are no tasks. scratch: [tasks, heads, v_dim + 2]. */
 #define ANYCHIP_DECODE_CHUNK 256
 
 /* A prefill task is this many rows / (heads / kv_heads) tokens of a sequence. scratch, for each thread:
@@ -53,17 +160,18 @@ typedef struct {
 /* What comes before attention: RMSNorm of each head of q and k (q_norm, k_norm: [head_dim], or null), rotation by
  * cosine and sine [tokens, head_dim], the sine's first half negated (or null), and the writing of k and v. */
 typedef struct {
-    const float* q; /* [tokens, heads * head_dim], and likewise k and v */
-    const float* k;
-    const float* v;
-    float* out; /* q, ready: [tokens, heads, head_dim] */
-    float* keys;
-    float* values;
+    const void* q; /* [tokens, heads * head_dim], and likewise k and v */
+    const void* k;
+    const void* v;
+    void* out; /* q, ready: [tokens, heads, head_dim] */
+    void* keys;
+    void* values;
     const int32_t* slots; /* [tokens] page * page_size + place */
     const float* cosine;
     const float* sine;
     const float* q_norm;
     const float* k_norm;
+    const int32_t* live;
     int64_t q_stride;
     int64_t k_stride;
     int64_t v_stride;
@@ -81,48 +189,42 @@ typedef struct {
     /* Outputs of one panel of packed weights: packed [ceil(outputs / width), inputs, width], zeros at the end. */
     int64_t width;
 
-    /* weight: [outputs, inputs] -> packed. */
-    void (*pack_f32)(const float* weight, int64_t outputs, int64_t inputs, float* packed, int64_t threads);
+    AnychipKernel pack_f32; /* AnychipPack */
 
-    /* x: [rows, inputs], bias: [outputs] or null -> y: [rows, outputs]. Sums run over inputs in order, so that a row's
-     * result does not depend on the rows beside it. */
-    void (*linear_f32)(const float* x, int64_t x_stride, int64_t rows, const float* packed, const float* bias,
-                       int64_t outputs, int64_t inputs, float* y, int64_t y_stride, int64_t threads);
+    /* AnychipLinear. Sums run over inputs in order, so that a row's result does not depend on the rows beside it. */
+    AnychipKernel linear_f32;
 
-    /* weight: [size], y: [rows, size]. total = x + residual, y = its norm, all contiguous. */
-    void (*rms_norm_f32)(const float* x, int64_t x_stride, int64_t rows, int64_t size, const float* weight, float eps,
-                         float* y, int64_t threads);
-    void (*add_rms_norm_f32)(const float* x, const float* residual, int64_t rows, int64_t size, const float* weight,
-                             float eps, float* y, float* total, int64_t threads);
+    AnychipKernel rms_norm_f32; /* AnychipNorm */
+    AnychipKernel gated_f32;    /* AnychipGated */
 
-    /* y = silu(gate) * up, or gelu's tanh form. */
-    void (*gated_f32)(const float* gate, int64_t gate_stride, const float* up, int64_t up_stride, int64_t rows,
-                      int64_t size, int64_t gelu, float* y, int64_t threads);
+    AnychipKernel gather;        /* AnychipGather, size in bytes, no scale */
+    AnychipKernel embedding_f32; /* AnychipGather, x packed: [panels, size, width]; times the scale */
+    AnychipKernel rope_angles;   /* AnychipRope */
+    AnychipKernel greedy;        /* AnychipGreedy */
 
-    void (*prepare_f32)(const AnychipPrepare* work, int64_t threads);
-    void (*decode_f32)(const AnychipAttention* work, int64_t threads);
-    void (*prefill_f32)(const AnychipAttention* work, int64_t threads);
+    AnychipKernel prepare_f32; /* AnychipPrepare */
+    AnychipKernel plan;        /* AnychipAttention: the tasks of decode and prefill, once for all layers of a kind */
+    AnychipKernel decode_f32;  /* AnychipAttention: the sequences that decode */
+    AnychipKernel prefill_f32; /* AnychipAttention: the others */
 
     /* The same products in bfloat16 (its bits), with sums in float32 and inputs in pairs: packed
      * [ceil(outputs / width), ceil(inputs / 2), width, 2], of 4-byte alignment. */
-    void (*pack_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed, int64_t threads);
-    void (*linear_bf16)(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* packed,
-                        const uint16_t* bias, int64_t outputs, int64_t inputs, uint16_t* y, int64_t y_stride,
-                        int64_t threads);
+    AnychipKernel pack_bf16;   /* AnychipPack */
+    AnychipKernel linear_bf16; /* AnychipLinear */
 
     /* The same products in float32 with weights of 8 or 4 bits: whole numbers times a scale for every `group` inputs of
-     * an output (a multiple of 8), or with 8 bits for all of them where group is 0. With p = inputs rounded up to a multiple of 8:
-     * packed [ceil(outputs / width), p / 4, width, 4] holds a number + 128 in a byte; with 4 bits
+     * an output (a multiple of 8), or with 8 bits for all of them where group is 0. With p = inputs rounded up to a
+     * multiple of 8: packed [ceil(outputs / width), p / 4, width, 4] holds a number + 128 in a byte; with 4 bits
      * [ceil(outputs / width), p / 8, width, 4] holds a number + 8 in half a byte, four inputs in the low halves and the
      * next four in the high ones. scales (bfloat16's bits): [ceil(outputs / width), groups, width].
      * x becomes whole numbers too, with a scale for each group of a row, of ANYCHIP_INPUT_GROUP inputs where group is
      * 0; a row that is not finite gives NaN. scratch, 4-byte aligned: rows * (8 * x's groups + inputs + 128) bytes. */
-    void (*pack_int)(const float* weight, int64_t outputs, int64_t inputs, int64_t bits, int64_t group,
-                     uint8_t* packed, uint16_t* scales, int64_t threads);
-    void (*linear_int)(const float* x, int64_t x_stride, int64_t rows, const uint8_t* packed, const uint16_t* scales,
-                       const float* bias, int64_t outputs, int64_t inputs, int64_t bits, int64_t group, float* y,
-                       int64_t y_stride, void* scratch, int64_t threads);
+    AnychipKernel pack_int;   /* AnychipPack */
+    AnychipKernel linear_int; /* AnychipLinear */
 } AnychipKernels;
+
+/* Runs the commands in order on `threads` OpenMP threads, with a barrier behind each. */
+void anychip_cpu_run(const AnychipCommand* commands, int64_t count, int64_t threads);
 
 /* The instruction sets that this processor can run, best first, separated by spaces. */
 const char* anychip_cpu_isas(void);

@@ -117,39 +117,39 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
 }
 
 static void attend(const AnychipAttention& w, int64_t task, int64_t head) {
-    const int64_t s = w.task_sequence[task], chunk = task - w.task_first[s] + w.first_chunk[s];
-    const int64_t length = w.lengths[s], group = w.heads / w.kv_heads;
-    const int64_t seen = first_seen(w, length - 1);
+    const int64_t s = w.task_sequence[task], length = w.lengths[s], group = w.heads / w.kv_heads;
+    const int64_t seen = first_seen(w, length - 1), chunk = task - w.task_first[s] + seen / CHUNK;
     const int64_t first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
-    const float* q = w.q + (w.starts[s] * w.heads + head * group) * w.head_dim;
+    const float *keys = static_cast<const float*>(w.keys), *values = static_cast<const float*>(w.values);
+    const float* q = static_cast<const float*>(w.q) + (w.starts[s] * w.heads + head * group) * w.head_dim;
     float scores[GROUP_MAX][CHUNK];
     const float *rows[LANES], *next[LANES];
-    rows_of(w, s, head, first, end, w.keys, w.head_dim, next);
+    rows_of(w, s, head, first, end, keys, w.head_dim, next);
     for (int64_t place = first; place < end; place += LANES) {
         for (int64_t j = 0; j < LANES; ++j) rows[j] = next[j];
-        if (place + LANES < end) rows_of(w, s, head, place + LANES, end, w.keys, w.head_dim, next);
+        if (place + LANES < end) rows_of(w, s, head, place + LANES, end, keys, w.head_dim, next);
         store(scores[0] + place - first, dots<true>(q, rows, next, w.head_dim));
         for (int64_t g = 1; g < group; ++g)
             store(scores[g] + place - first, dots<false>(q + g * w.head_dim, rows, next, w.head_dim));
     }
-    float* part = w.scratch + (task * w.heads + head * group) * (w.v_dim + 2);
+    float* part = static_cast<float*>(w.scratch) + (task * w.heads + head * group) * (w.v_dim + 2);
     for (int64_t g = 0; g < group; ++g) {
         float* out = part + g * (w.v_dim + 2);
         soften(w, scores[g], end - first, out + w.v_dim, out + w.v_dim + 1);
         for (int64_t i = 0; i < w.v_dim; ++i) out[i] = 0;
     }
-    rows_of(w, s, head, first, end, w.values, w.v_dim, next);
+    rows_of(w, s, head, first, end, values, w.v_dim, next);
     for (int64_t place = first; place < end; place += LANES) {
         for (int64_t j = 0; j < LANES; ++j) rows[j] = next[j];
-        if (place + LANES < end) rows_of(w, s, head, place + LANES, end, w.values, w.v_dim, next);
+        if (place + LANES < end) rows_of(w, s, head, place + LANES, end, values, w.v_dim, next);
         add_values(part, w.v_dim + 2, scores[0] + place - first, group, least(LANES, end - place), rows, next, w.v_dim);
     }
 }
 
 static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
     const int64_t size = w.v_dim, step = w.heads * (size + 2);
-    const float* parts = w.scratch + head * (size + 2);
-    float* out = w.out + (w.starts[s] * w.heads + head) * size;
+    const float* parts = static_cast<const float*>(w.scratch) + head * (size + 2);
+    float* out = static_cast<float*>(w.out) + (w.starts[s] * w.heads + head) * size;
     float top = -INFINITY, total = 0;
     for (int64_t t = w.task_first[s]; t < w.task_first[s + 1]; ++t) top = fmaxf(top, parts[t * step + size]);
     for (int64_t i = 0; i < size; ++i) out[i] = 0;
@@ -161,16 +161,14 @@ static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
     for (int64_t i = 0; i < size; ++i) out[i] /= total;
 }
 
-void decode_f32(const AnychipAttention* work, int64_t threads) {
-    const AnychipAttention w = *work;
-    const int64_t tasks = w.task_first[w.sequences] * w.kv_heads;
-#pragma omp parallel num_threads(static_cast<int>(least(threads, tasks)))
-    {
+void decode_f32(const void* arguments, AnychipTeam team) {
+    const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
+    const int64_t decodes = w.counts[3], tasks = w.task_first[decodes] * w.kv_heads;
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < tasks; ++i) attend(w, i / w.kv_heads, i % w.kv_heads);
-#pragma omp for
-        for (int64_t i = 0; i < w.sequences * w.heads; ++i) combine(w, i / w.heads, i % w.heads);
-    }
+    for (int64_t i = 0; i < tasks; ++i) attend(w, i / w.kv_heads, i % w.kv_heads);
+    share(decodes * w.heads, team, [&](int64_t first, int64_t end) {
+        for (int64_t i = first; i < end; ++i) combine(w, i / w.heads, i % w.heads);
+    });
 }
 
 }  // namespace ANYCHIP_ISA

@@ -82,7 +82,7 @@ struct Tiles {
     void take_queries(int64_t s, int64_t head, int64_t first, int64_t end) const {
         const int64_t group = w.heads / w.kv_heads;
         for (int64_t t = first; t < end; ++t) {
-            const float* q = w.q + ((w.starts[s] + t) * w.heads + head * group) * w.head_dim;
+            const float* q = static_cast<const float*>(w.q) + ((w.starts[s] + t) * w.heads + head * group) * w.head_dim;
             float* to = queries + (t - first) * group * w.head_dim;
             for (int64_t i = 0; i < group * w.head_dim; ++i) to[i] = q[i] * w.scale;
         }
@@ -99,7 +99,8 @@ struct Tiles {
                 continue;
             }
             const int64_t row = row_of(w, s, head, first + j);
-            const float *k = w.keys + row * w.head_dim, *v = w.values + row * w.v_dim;
+            const float* k = static_cast<const float*>(w.keys) + row * w.head_dim;
+            const float* v = static_cast<const float*>(w.values) + row * w.v_dim;
             for (int64_t i = 0; i < w.head_dim; ++i) k_to[i * WIDTH] = k[i];
             for (int64_t i = 0; i < w.v_dim; ++i) v_to[i] = v[i];
             for (int64_t i = w.v_dim; i < width; ++i) v_to[i] = 0;
@@ -147,26 +148,23 @@ struct Tiles {
 
     void give(int64_t s, int64_t head, int64_t t, int64_t g, int64_t r) const {
         const int64_t group = w.heads / w.kv_heads;
-        float* to = w.out + ((w.starts[s] + t) * w.heads + head * group + g) * w.v_dim;
+        float* to = static_cast<float*>(w.out) + ((w.starts[s] + t) * w.heads + head * group + g) * w.v_dim;
         for (int64_t i = 0; i < w.v_dim; ++i) to[i] = out[r * width + i] / total[r];
     }
 };
 
 }  // namespace
 
-void prefill_f32(const AnychipAttention* work, int64_t threads) {
-    const AnychipAttention w = *work;
-    const int64_t group = w.heads / w.kv_heads, step = ANYCHIP_PREFILL_ROWS / group;
-    const int64_t tasks = w.task_first[w.sequences] * w.kv_heads;
-#pragma omp parallel num_threads(static_cast<int>(least(threads, tasks)))
-    {
-        const Tiles tiles(w, w.scratch + omp_get_thread_num() * w.scratch_stride);
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < tasks; ++i) {
-            const int64_t task = i / w.kv_heads, s = w.task_sequence[task];
-            const int64_t first = (task - w.task_first[s]) * step;
-            tiles.run(s, i % w.kv_heads, first, least(first + step, w.starts[s + 1] - w.starts[s]));
-        }
+void prefill_f32(const void* arguments, AnychipTeam team) {
+    const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
+    const int64_t step = ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads), decodes = w.task_first[w.counts[3]];
+    const int64_t tasks = (w.task_first[w.counts[1]] - decodes) * w.kv_heads;
+    const Tiles tiles(w, static_cast<float*>(w.scratch) + team.me * w.scratch_stride);
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t i = 0; i < tasks; ++i) {
+        const int64_t task = decodes + i / w.kv_heads, s = w.task_sequence[task];
+        const int64_t first = (task - w.task_first[s]) * step;
+        tiles.run(s, i % w.kv_heads, first, least(first + step, w.starts[s + 1] - w.starts[s]));
     }
 }
 

@@ -1,4 +1,5 @@
 // Which instruction sets this processor has, and their kernels. Compiled for the oldest processor.
+#include <omp.h>
 #include <string.h>
 #ifdef __linux__
 #include <sys/mman.h>
@@ -60,6 +61,18 @@ const Isa ISAS[] = {
 };
 
 }  // namespace
+
+extern "C" __attribute__((visibility("default"))) void anychip_cpu_run(const AnychipCommand* commands, int64_t count,
+                                                                       int64_t threads) {
+#pragma omp parallel num_threads(static_cast<int>(threads))
+    {
+        const AnychipTeam team = {omp_get_thread_num(), omp_get_num_threads()};
+        for (int64_t i = 0; i < count; ++i) {
+            commands[i].kernel(commands[i].arguments, team);
+#pragma omp barrier
+        }
+    }
+}
 
 extern "C" __attribute__((visibility("default"))) const char* anychip_cpu_isas(void) {
     static char names[64];

@@ -6,11 +6,6 @@
 
 namespace ANYCHIP_ISA {
 
-// Starting the threads costs as much as this many elements.
-constexpr int64_t ALONE = 16384;
-
-static inline int64_t worth(int64_t elements, int64_t threads) { return elements < ALONE ? 1 : threads; }
-
 static inline float rms_scale(const float* x, int64_t size, float eps) {
     Vec squares = {};
     for (int64_t i = 0; i < size; i += LANES) {
@@ -27,23 +22,23 @@ static inline void normalize(const float* x, int64_t size, const float* weight, 
         store_part(y + i, load_part(x + i, size - i) * scale * load_part(weight + i, size - i), size - i);
 }
 
-void rms_norm_f32(const float* x, int64_t x_stride, int64_t rows, int64_t size, const float* weight, float eps,
-                  float* y, int64_t threads) {
-    share(rows, worth(rows * size, threads), [=](int64_t first, int64_t end) {
-        for (int64_t r = first; r < end; ++r) normalize(x + r * x_stride, size, weight, eps, y + r * size);
-    });
-}
-
-void add_rms_norm_f32(const float* x, const float* residual, int64_t rows, int64_t size, const float* weight, float eps,
-                      float* y, float* total, int64_t threads) {
-    share(rows, worth(rows * size, threads), [=](int64_t first, int64_t end) {
+void rms_norm_f32(const void* arguments, AnychipTeam team) {
+    const AnychipNorm& w = *static_cast<const AnychipNorm*>(arguments);
+    const float *x = static_cast<const float*>(w.x), *residual = static_cast<const float*>(w.residual);
+    float *y = static_cast<float*>(w.y), *total = static_cast<float*>(w.total);
+    const int64_t rows = live_rows(w.rows, w.live);
+    share(rows, worth(rows * w.size, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r) {
-            const int64_t at = r * size;
-            for (int64_t i = 0; i < size; i += LANES) {
-                const int64_t left = size - i;
-                store_part(total + at + i, load_part(x + at + i, left) + load_part(residual + at + i, left), left);
+            const float* row = x + r * w.x_stride;
+            if (residual) {
+                float* out = total + r * w.size;
+                for (int64_t i = 0; i < w.size; i += LANES) {
+                    const int64_t left = w.size - i;
+                    store_part(out + i, load_part(row + i, left) + load_part(residual + r * w.size + i, left), left);
+                }
+                row = out;
             }
-            normalize(total + at, size, weight, eps, y + at);
+            normalize(row, w.size, w.weight, w.eps, y + r * w.size);
         }
     });
 }
@@ -55,15 +50,18 @@ static inline Vec gelu_tanh(Vec x) {
     return x / (1.0f + exponential(x * (1.0f + 0.044715f * x * x) * -1.5957691216057308f));
 }
 
-void gated_f32(const float* gate, int64_t gate_stride, const float* up, int64_t up_stride, int64_t rows, int64_t size,
-               int64_t gelu, float* y, int64_t threads) {
-    share(rows, worth(4 * rows * size, threads), [=](int64_t first, int64_t end) {
+void gated_f32(const void* arguments, AnychipTeam team) {
+    const AnychipGated& w = *static_cast<const AnychipGated*>(arguments);
+    const float *gate = static_cast<const float*>(w.gate), *up = static_cast<const float*>(w.up);
+    float* y = static_cast<float*>(w.y);
+    const int64_t rows = live_rows(w.rows, w.live);
+    share(rows, worth(4 * rows * w.size, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r)
-            for (int64_t i = 0; i < size; i += LANES) {
-                const int64_t left = size - i;
-                const Vec x = load_part(gate + r * gate_stride + i, left);
-                const Vec activated = gelu ? gelu_tanh(x) : silu(x);
-                store_part(y + r * size + i, activated * load_part(up + r * up_stride + i, left), left);
+            for (int64_t i = 0; i < w.size; i += LANES) {
+                const int64_t left = w.size - i;
+                const Vec x = load_part(gate + r * w.gate_stride + i, left);
+                const Vec activated = w.gelu ? gelu_tanh(x) : silu(x);
+                store_part(y + r * w.size + i, activated * load_part(up + r * w.up_stride + i, left), left);
             }
     });
 }
@@ -91,22 +89,26 @@ static inline void turn(const float* x, int64_t size, const float* weight, float
     }
 }
 
-void prepare_f32(const AnychipPrepare* work, int64_t threads) {
-    const AnychipPrepare w = *work;
-    const int64_t size = w.head_dim, elements = w.tokens * (w.heads + 2 * w.kv_heads) * size;
-    share(w.tokens, worth(elements, threads), [=](int64_t first, int64_t end) {
+void prepare_f32(const void* arguments, AnychipTeam team) {
+    const AnychipPrepare& w = *static_cast<const AnychipPrepare*>(arguments);
+    const float *q = static_cast<const float*>(w.q), *k = static_cast<const float*>(w.k);
+    const float* v = static_cast<const float*>(w.v);
+    float *out = static_cast<float*>(w.out), *keys = static_cast<float*>(w.keys);
+    float* values = static_cast<float*>(w.values);
+    const int64_t size = w.head_dim, tokens = live_rows(w.tokens, w.live);
+    share(tokens, worth(tokens * (w.heads + 2 * w.kv_heads) * size, team), [=](int64_t first, int64_t end) {
         for (int64_t t = first; t < end; ++t) {
             const float* cosine = w.cosine ? w.cosine + t * size : nullptr;
             const float* sine = w.sine ? w.sine + t * size : nullptr;
             for (int64_t h = 0; h < w.heads; ++h)
-                turn(w.q + t * w.q_stride + h * size, size, w.q_norm, w.eps, cosine, sine,
-                     w.out + (t * w.heads + h) * size);
+                turn(q + t * w.q_stride + h * size, size, w.q_norm, w.eps, cosine, sine,
+                     out + (t * w.heads + h) * size);
             const int64_t page = w.slots[t] / w.page_size, place = w.slots[t] % w.page_size;
             for (int64_t h = 0; h < w.kv_heads; ++h) {
                 const int64_t row = (page * w.kv_heads + h) * w.page_size + place;
-                turn(w.k + t * w.k_stride + h * size, size, w.k_norm, w.eps, cosine, sine, w.keys + row * size);
-                const float* v = w.v + t * w.v_stride + h * w.v_dim;
-                for (int64_t i = 0; i < w.v_dim; ++i) w.values[row * w.v_dim + i] = v[i];
+                turn(k + t * w.k_stride + h * size, size, w.k_norm, w.eps, cosine, sine, keys + row * size);
+                const float* from = v + t * w.v_stride + h * w.v_dim;
+                for (int64_t i = 0; i < w.v_dim; ++i) values[row * w.v_dim + i] = from[i];
             }
         }
     });

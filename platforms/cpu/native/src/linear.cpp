@@ -9,8 +9,12 @@ namespace ANYCHIP_ISA {
 
 constexpr int64_t AHEAD = 2048 / 4;  // floats that a panel is fetched ahead
 
-void pack_f32(const float* weight, int64_t outputs, int64_t inputs, float* packed, int64_t threads) {
-    share(ceil_div(outputs, WIDTH), threads, [=](int64_t first, int64_t end) {
+void pack_f32(const void* arguments, AnychipTeam team) {
+    const AnychipPack& w = *static_cast<const AnychipPack*>(arguments);
+    const float* weight = static_cast<const float*>(w.weight);
+    float* packed = static_cast<float*>(w.packed);
+    const int64_t outputs = w.outputs, inputs = w.inputs;
+    share(ceil_div(outputs, WIDTH), team, [=](int64_t first, int64_t end) {
         for (int64_t panel = first; panel < end; ++panel) {
             const int64_t count = least(WIDTH, outputs - panel * WIDTH);
             const float* rows = weight + panel * WIDTH * inputs;
@@ -51,12 +55,15 @@ static const Tile TILES[] = {nullptr,  tile<1>, tile<2>, tile<3>, tile<4>,  tile
 #endif
 };
 
-void linear_f32(const float* x, int64_t x_stride, int64_t rows, const float* packed, const float* bias,
-                int64_t outputs, int64_t inputs, float* y, int64_t y_stride, int64_t threads) {
-    by_panels(rows, outputs, threads, [=](int64_t row, int64_t count, int64_t panel) {
+void linear_f32(const void* arguments, AnychipTeam team) {
+    const AnychipLinear& w = *static_cast<const AnychipLinear*>(arguments);
+    const float *x = static_cast<const float*>(w.x), *bias = static_cast<const float*>(w.bias);
+    const float* packed = static_cast<const float*>(w.packed);
+    float* y = static_cast<float*>(w.y);
+    by_panels(live_rows(w.rows, w.live), w.outputs, team, [=](int64_t row, int64_t count, int64_t panel) {
         const int64_t column = panel * WIDTH;
-        TILES[count](x + row * x_stride, x_stride, packed + column * inputs, bias ? bias + column : nullptr,
-                     outputs - column, inputs, y + row * y_stride + column, y_stride);
+        TILES[count](x + row * w.x_stride, w.x_stride, packed + column * w.inputs, bias ? bias + column : nullptr,
+                     w.outputs - column, w.inputs, y + row * w.y_stride + column, w.y_stride);
     });
 }
 

@@ -15,9 +15,13 @@ constexpr int64_t AHEAD = 2048 / 4;  // words that a panel is fetched ahead
 typedef uint32_t LooseBits __attribute__((vector_size(4 * ANYCHIP_LANES), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(2 * ANYCHIP_LANES)));
 
-void pack_bf16(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed, int64_t threads) {
+void pack_bf16(const void* arguments, AnychipTeam team) {
+    const AnychipPack& w = *static_cast<const AnychipPack*>(arguments);
+    const uint16_t* weight = static_cast<const uint16_t*>(w.weight);
+    uint16_t* packed = static_cast<uint16_t*>(w.packed);
+    const int64_t outputs = w.outputs, inputs = w.inputs;
     const int64_t padded = (inputs + 1) / 2 * 2;
-    share(ceil_div(outputs, WIDTH), threads, [=](int64_t first, int64_t end) {
+    share(ceil_div(outputs, WIDTH), team, [=](int64_t first, int64_t end) {
         for (int64_t panel = first; panel < end; ++panel) {
             const int64_t count = least(WIDTH, outputs - panel * WIDTH);
             const uint16_t* rows = weight + panel * WIDTH * inputs;
@@ -90,13 +94,16 @@ static const Tile TILES[] = {nullptr,  tile<1>, tile<2>, tile<3>, tile<4>,  tile
 #endif
 };
 
-void linear_bf16(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* packed, const uint16_t* bias,
-                 int64_t outputs, int64_t inputs, uint16_t* y, int64_t y_stride, int64_t threads) {
-    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(packed);
-    by_panels(rows, outputs, threads, [=](int64_t row, int64_t count, int64_t panel) {
+void linear_bf16(const void* arguments, AnychipTeam team) {
+    const AnychipLinear& w = *static_cast<const AnychipLinear*>(arguments);
+    const uint16_t *x = static_cast<const uint16_t*>(w.x), *bias = static_cast<const uint16_t*>(w.bias);
+    const uint32_t* packed = static_cast<const uint32_t*>(w.packed);
+    uint16_t* y = static_cast<uint16_t*>(w.y);
+    by_panels(live_rows(w.rows, w.live), w.outputs, team, [=](int64_t row, int64_t count, int64_t panel) {
         const int64_t column = panel * WIDTH;
-        TILES[count](x + row * x_stride, x_stride, pairs + column * ceil_div(inputs, 2), bias ? bias + column : nullptr,
-                     outputs - column, inputs, y + row * y_stride + column, y_stride);
+        TILES[count](x + row * w.x_stride, w.x_stride, packed + column * ceil_div(w.inputs, 2),
+                     bias ? bias + column : nullptr, w.outputs - column, w.inputs, y + row * w.y_stride + column,
+                     w.y_stride);
     });
 }
 

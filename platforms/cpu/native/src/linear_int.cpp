@@ -88,11 +88,15 @@ static void put(const float* weight, int64_t first, int64_t end, int64_t inputs,
     }
 }
 
-void pack_int(const float* weight, int64_t outputs, int64_t inputs, int64_t bits, int64_t group, uint8_t* packed,
-              uint16_t* scales, int64_t threads) {
+void pack_int(const void* arguments, AnychipTeam team) {
+    const AnychipPack& w = *static_cast<const AnychipPack*>(arguments);
+    const float* weight = static_cast<const float*>(w.weight);
+    uint8_t* packed = static_cast<uint8_t*>(w.packed);
+    uint16_t* scales = w.scales;
+    const int64_t outputs = w.outputs, inputs = w.inputs, bits = w.bits, group = w.group;
     const int64_t padded = ceil_div(inputs, STEP) * STEP, step = group ? group : padded;
     const int64_t groups = ceil_div(inputs, step), bytes = padded * bits / 8;
-    share(ceil_div(outputs, WIDTH), threads, [=](int64_t from, int64_t to) {
+    share(ceil_div(outputs, WIDTH), team, [=](int64_t from, int64_t to) {
         for (int64_t o = from * WIDTH; o < to * WIDTH; ++o) {
             const int64_t panel = o / WIDTH, place = o % WIDTH, there = o < outputs ? inputs : 0;
             const float* row = there ? weight + o * inputs : weight;
@@ -148,8 +152,8 @@ static inline void quantize(const float* x, int64_t count, uint32_t shift, float
 }
 
 static void quantize_rows(const float* x, int64_t x_stride, int64_t rows, int64_t inputs, uint32_t shift,
-                          const Inputs& to, int64_t threads) {
-    share(rows, rows * inputs < ALONE ? 1 : threads, [=](int64_t first, int64_t end) {
+                          const Inputs& to, AnychipTeam team) {
+    share(rows, worth(rows * inputs, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r)
             for (int64_t g = 0; g < to.groups; ++g) {
                 const int64_t i = g * to.step, at = r * to.groups + g;
@@ -247,18 +251,22 @@ struct Tiles {
     };
 };
 
-void linear_int(const float* x, int64_t x_stride, int64_t rows, const uint8_t* packed, const uint16_t* scales,
-                const float* bias, int64_t outputs, int64_t inputs, int64_t bits, int64_t group, float* y,
-                int64_t y_stride, void* scratch, int64_t threads) {
-    const Inputs whole = inputs_of(scratch, rows, inputs, group);
-    quantize_rows(x, x_stride, rows, inputs, bits == 8 ? 128u : 8u, whole, threads);
-    const Tile* tiles = bits == 4 ? Tiles<4, true>::OF : group ? Tiles<8, true>::OF : Tiles<8, false>::OF;
-    const int64_t padded = ceil_div(inputs, STEP) * STEP, groups = group ? whole.groups : 1;
-    by_panels(rows, outputs, threads, [=](int64_t row, int64_t count, int64_t panel) {
+void linear_int(const void* arguments, AnychipTeam team) {
+    const AnychipLinear& w = *static_cast<const AnychipLinear*>(arguments);
+    const float *x = static_cast<const float*>(w.x), *bias = static_cast<const float*>(w.bias);
+    const uint8_t* packed = static_cast<const uint8_t*>(w.packed);
+    float* y = static_cast<float*>(w.y);
+    const int64_t rows = live_rows(w.rows, w.live);
+    const Inputs whole = inputs_of(w.scratch, rows, w.inputs, w.group);
+    quantize_rows(x, w.x_stride, rows, w.inputs, w.bits == 8 ? 128u : 8u, whole, team);
+    barrier();
+    const Tile* tiles = w.bits == 4 ? Tiles<4, true>::OF : w.group ? Tiles<8, true>::OF : Tiles<8, false>::OF;
+    const int64_t padded = ceil_div(w.inputs, STEP) * STEP, groups = w.group ? whole.groups : 1;
+    by_panels(rows, w.outputs, team, [=](int64_t row, int64_t count, int64_t panel) {
         const int64_t column = panel * WIDTH;
-        const Panel p = {packed + column * padded * bits / 8, scales + column * groups,
-                         bias ? bias + column : nullptr, outputs - column, padded};
-        tiles[count](whole, row, p, y + row * y_stride + column, y_stride);
+        const Panel p = {packed + column * padded * w.bits / 8, w.scales + column * groups,
+                         bias ? bias + column : nullptr, w.outputs - column, padded};
+        tiles[count](whole, row, p, y + row * w.y_stride + column, w.y_stride);
     });
 }
 

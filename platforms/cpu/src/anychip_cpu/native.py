@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, c_char_p, c_float, c_int64, c_void_p, sizeof
+from ctypes import CDLL, POINTER, Structure, addressof, c_char_p, c_float, c_int64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,60 +35,74 @@ def _struct(**fields: str) -> tuple[tuple[str, Any], ...]:
     return tuple((name, kinds[kind]) for kind, names in fields.items() for name in names.split())
 
 
-class AttentionWork(Structure):
-    """`AnychipAttention` of native/include/anychip_cpu.h."""
+class PackWork(Structure):
+    """`AnychipPack` of native/include/anychip_cpu.h; so with the others."""
 
+    _fields_ = _struct(P="weight packed scales", N="outputs inputs bits group")
+
+
+class LinearWork(Structure):
+    _fields_ = _struct(P="x packed scales bias y scratch live", N="x_stride rows outputs inputs y_stride bits group")
+
+
+class NormWork(Structure):
+    _fields_ = _struct(P="x residual weight y total live", N="x_stride rows size", F="eps")
+
+
+class GatedWork(Structure):
+    _fields_ = _struct(P="gate up y live", N="gate_stride up_stride rows size gelu")
+
+
+class GatherWork(Structure):
+    _fields_ = _struct(P="x ids y live", N="rows size", F="scale")
+
+
+class RopeWork(Structure):
+    _fields_ = _struct(P="positions inverse cosine sine live", N="tokens half")
+
+
+class GreedyWork(Structure):
+    _fields_ = _struct(P="logits tokens row_slot last_token live", N="rows size")
+
+
+class AttentionWork(Structure):
     _fields_ = _struct(
-        P="q out keys values scratch pages lengths starts task_first task_sequence first_chunk",
-        N="sequences heads kv_heads head_dim v_dim page_size pages_stride window scratch_stride",
+        P="q out keys values scratch counts pages lengths starts task_first task_sequence",
+        N="heads kv_heads head_dim v_dim page_size pages_stride window scratch_stride",
         F="scale softcap",
     )
 
 
 class PrepareWork(Structure):
-    """`AnychipPrepare` of native/include/anychip_cpu.h."""
-
     _fields_ = _struct(
-        P="q k v out keys values slots cosine sine q_norm k_norm",
+        P="q k v out keys values slots cosine sine q_norm k_norm live",
         N="q_stride k_stride v_stride tokens heads kv_heads head_dim v_dim page_size",
         F="eps",
     )
 
 
+class Command(Structure):
+    """A kernel's address and that of its arguments."""
+
+    _fields_ = _struct(P="kernel arguments")
+
+
+KERNELS = (
+    "pack_f32", "linear_f32", "rms_norm_f32", "gated_f32", "gather", "embedding_f32", "rope_angles", "greedy",
+    "prepare_f32", "plan", "decode_f32", "prefill_f32", "pack_bf16", "linear_bf16", "pack_int", "linear_int",
+)  # fmt: skip
+
+
 class Kernels(Structure):
-    """`AnychipKernels` of native/include/anychip_cpu.h."""
+    """`AnychipKernels` of native/include/anychip_cpu.h: addresses of kernels by the names in KERNELS."""
 
     name: bytes
     width: int
-    pack_f32: Any
-    linear_f32: Any
-    rms_norm_f32: Any
-    add_rms_norm_f32: Any
-    gated_f32: Any
-    prepare_f32: Any
-    decode_f32: Any
-    prefill_f32: Any
-    pack_bf16: Any
-    linear_bf16: Any
-    pack_int: Any
-    linear_int: Any
 
-    _fields_ = (
-        ("name", c_char_p),
-        ("width", _N),
-        ("pack_f32", CFUNCTYPE(None, _P, _N, _N, _P, _N)),
-        ("linear_f32", CFUNCTYPE(None, _P, _N, _N, _P, _P, _N, _N, _P, _N, _N)),
-        ("rms_norm_f32", CFUNCTYPE(None, _P, _N, _N, _N, _P, _F, _P, _N)),
-        ("add_rms_norm_f32", CFUNCTYPE(None, _P, _P, _N, _N, _P, _F, _P, _P, _N)),
-        ("gated_f32", CFUNCTYPE(None, _P, _N, _P, _N, _N, _N, _N, _P, _N)),
-        ("prepare_f32", CFUNCTYPE(None, POINTER(PrepareWork), _N)),
-        ("decode_f32", CFUNCTYPE(None, POINTER(AttentionWork), _N)),
-        ("prefill_f32", CFUNCTYPE(None, POINTER(AttentionWork), _N)),
-        ("pack_bf16", CFUNCTYPE(None, _P, _N, _N, _P, _N)),
-        ("linear_bf16", CFUNCTYPE(None, _P, _N, _N, _P, _P, _N, _N, _P, _N, _N)),
-        ("pack_int", CFUNCTYPE(None, _P, _N, _N, _N, _N, _P, _P, _N)),
-        ("linear_int", CFUNCTYPE(None, _P, _N, _N, _P, _P, _P, _N, _N, _N, _N, _P, _N, _P, _N)),
-    )
+    _fields_ = (("name", c_char_p), ("width", _N), *((name, _P) for name in KERNELS))
+
+    def __getattr__(self, name: str) -> int:
+        raise AttributeError(f"there is no kernel {name}")  # the fields are found before this is asked
 
 
 def library_path() -> Path | None:
@@ -117,6 +131,8 @@ def library() -> CDLL | None:
     found.anychip_cpu_kernels.restype = POINTER(Kernels)
     found.anychip_cpu_advise.argtypes = (_P, _N)
     found.anychip_cpu_advise.restype = None
+    found.anychip_cpu_run.argtypes = (POINTER(Command), _N, _N)
+    found.anychip_cpu_run.restype = None
     return found
 
 
@@ -149,3 +165,10 @@ def advise(start: int, size: int) -> None:
     found = library()
     if found is not None:
         found.anychip_cpu_advise(start, size)
+
+
+def run(kernel: int, arguments: Structure, threads: int) -> None:
+    """One kernel, on `threads` threads. What the arguments point to must live until it returns."""
+    found = library()
+    assert found is not None  # or there would be no kernel
+    found.anychip_cpu_run(Command(kernel, addressof(arguments)), 1, threads)

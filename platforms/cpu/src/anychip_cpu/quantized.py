@@ -9,7 +9,8 @@ from anychip_sdk.contract import QuantFormat
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
-from anychip_cpu.native import INPUT_GROUP, Kernels, advise
+from anychip_cpu.launch import Launcher
+from anychip_cpu.native import INPUT_GROUP, Kernels, LinearWork, PackWork, advise, run
 
 FORMATS = ("int8", "int8-g32", "int8-g64", "int8-g128", "int4", "int4-g32", "int4-g64", "int4-g128")
 """Of QUANT_FORMATS: those with kernels here."""
@@ -50,10 +51,8 @@ def quantize(w: Weight, format: QuantFormat, kernels: Kernels) -> IntWeight:
     scales = torch.empty(panels, -(-inputs // group) if group else 1, kernels.width, dtype=torch.bfloat16)
     advise(packed.data_ptr(), packed.nbytes)
     weight = w.tensor.float().contiguous()
-    kernels.pack_int(
-        *(weight.data_ptr(), outputs, inputs, bits, group, packed.data_ptr(), scales.data_ptr()),
-        torch.get_num_threads(),
-    )
+    work = PackWork(weight.data_ptr(), packed.data_ptr(), scales.data_ptr(), outputs, inputs, bits, group)
+    run(kernels.pack_int, work, torch.get_num_threads())
     kept = {**vars(w), "tensor": packed, "bias": None if w.bias is None else w.bias.float()}
     return IntWeight(**kept, scales=scales, outputs=outputs, inputs=inputs, bits=bits, group=group)
 
@@ -64,17 +63,17 @@ def quantize_experts(w: Weight, format: QuantFormat, kernels: Kernels) -> IntExp
     return IntExperts(**{**vars(w), "tensor": w.tensor.new_empty(0)}, each=each)
 
 
-def int_product(x: Tensor, w: IntWeight, kernels: Kernels) -> Tensor:
+def int_product(x: Tensor, w: IntWeight, kernels: Kernels, launch: Launcher) -> Tensor:
     """x: [T, I] -> [T, O] in x's dtype. Inside, x becomes whole numbers of 8 bits, and sums of groups are float32."""
     dtype, (rows, inputs) = x.dtype, x.shape
-    x = x.float()
-    x = x if x.stride(1) == 1 else x.contiguous()
-    y = x.new_empty(rows, w.outputs)
+    x = launch.rows(x if dtype == torch.float32 else launch.kit(Tensor.float, x))
+    y = launch.empty((rows, w.outputs), like=x)
     groups = -(-inputs // (w.group or INPUT_GROUP))
-    scratch = torch.empty(rows * (8 * groups + inputs + 128), dtype=torch.uint8)
-    kernels.linear_int(
-        *(x.data_ptr(), x.stride(0), rows, w.tensor.data_ptr(), w.scales.data_ptr()),
-        *(None if w.bias is None else w.bias.data_ptr(), w.outputs, inputs, w.bits, w.group),
-        *(y.data_ptr(), w.outputs, scratch.data_ptr(), torch.get_num_threads()),
+    scratch = launch.empty((rows * (8 * groups + inputs + 128),), torch.uint8)
+    work = LinearWork(
+        *(x.data_ptr(), w.tensor.data_ptr(), w.scales.data_ptr(), None if w.bias is None else w.bias.data_ptr()),
+        *(y.data_ptr(), scratch.data_ptr(), launch.live(x)),
+        *(x.stride(0), rows, w.outputs, inputs, w.outputs, w.bits, w.group),
     )
-    return y.to(dtype)
+    launch.run(kernels.linear_int, work)
+    return y if dtype == torch.float32 else launch.kit(Tensor.to, y, dtype)
