@@ -114,7 +114,7 @@ def test_it_reaches_bronze(install, tmp_path, monkeypatch, framework, kind):
     name = install(framework, kind)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     out = tmp_path / "report"
-    arguments = ["--device", name, "--quick", "--areas", "discovery,ops,executor", "--out", str(out)]
+    arguments = ["--device", name, "--quick", "--areas", "discovery,ops,sampling,executor", "--out", str(out)]
     assert main(["conformance", *arguments, "--time-limit", "800"]) == 0
     report = json.loads((out / "report.json").read_text())
     assert report["level"] == "bronze"
