@@ -258,6 +258,20 @@ def test_a_failed_step_is_the_devices_error(device, error, raised, message):
         device.compile(step, KEY)(jnp.zeros(1), jnp.zeros(1), device.state(1), device.lend(words(KEY)))
 
 
+def test_a_step_that_could_not_be_compiled_is_tried_again(device):
+    working, faults = counting(device)[0], [DeviceError("out of luck")]
+
+    def step(*arguments):
+        if faults:
+            raise faults.pop()
+        return working(*arguments)
+
+    weights, kv, state = jax.device_put(np.eye(8, dtype=np.float32), HOST), jnp.zeros(3), device.state(2)
+    with pytest.raises(DeviceError, match="out of luck"):
+        run(device, step, KEY, weights, kv, state)
+    assert run(device, step, KEY, weights, kv, state)[0].get().tokens.tolist() == [1]
+
+
 def test_the_kit_needs_no_torch():
     code = "import anychip_sdk.kits.jax, sys; assert not {'torch', 'anychip'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

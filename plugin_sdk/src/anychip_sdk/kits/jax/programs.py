@@ -46,7 +46,7 @@ class Programs:
 
     def get(self, step: Step, key: StepKey, plan_shapes: Callable[[Bucket], Shapes], arguments: Any) -> Executable:
         """arguments: (weights, kv, state, buffer) of the first run; all keys get the same weights, kv and state.
-        Raises DeviceError for shapes that were not expected."""
+        Raises DeviceError for shapes that were not expected, and what compiling raises; the next call tries again."""
         if self._expected:
             expected, self._expected = self._expected, ()
             LOG.info("compiling %d programs ahead", len(expected))
@@ -56,7 +56,11 @@ class Programs:
         if (step, key) not in self._programs:
             self._check(key)
             self._submit(step, key, plan_shapes, arguments)
-        return self._programs[step, key].result()
+        try:
+            return self._programs[step, key].result()
+        except BaseException:
+            del self._programs[step, key]
+            raise
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
