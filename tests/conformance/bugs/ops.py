@@ -165,6 +165,11 @@ def buckets_too_small(device):
     device.bucket = lambda exact: replace(exact, pages=min(exact.pages, 64))
 
 
+@bug("discovery", "one kind of sampling serves all, and forgets the edits")
+def edits_forgotten(device):
+    device.sample_kind = lambda exact: replace(exact, filters=True, edits=0)
+
+
 @bug("discovery", "a method was replaced by one with another signature")
 def another_signature(device):
     device.ops.rms_norm = lambda x, weight, epsilon=1e-6: x

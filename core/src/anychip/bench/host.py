@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
-from anychip_sdk.contract import Batch, Bucket, KVLayout, KVSpec, Paged, Pending, Sampled, Shapes, StepKey
+from anychip_sdk.contract import (
+    Batch,
+    Bucket,
+    KVLayout,
+    KVSpec,
+    Paged,
+    Pending,
+    Sampled,
+    SampleKind,
+    Shapes,
+    StepKey,
+)
 
 from anychip.engine.core import EngineCore
 from anychip.engine.options import EngineOptions
@@ -34,6 +45,12 @@ class NullExecutor:
 
     def bucket(self, exact: Bucket) -> Bucket:
         return exact
+
+    def sample_kind(self, exact: SampleKind) -> SampleKind:
+        return exact
+
+    def warm(self, keys: Sequence[StepKey]) -> None:
+        return None
 
     def plan_shapes(self, bucket: Bucket) -> Shapes:
         return ()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anychip.cli.options import (
     NO_PREFIX_CACHING,
+    NO_WARM_UP,
     add_engine_options,
     add_sampling_options,
     engine_options,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="text to write on from; - or nothing reads standard input")
     parser.add_argument("--stats", action="store_true", help="print timing to standard error")
-    add_engine_options(parser, without=("--policy", NO_PREFIX_CACHING))
+    add_engine_options(parser, without=("--policy", NO_PREFIX_CACHING, NO_WARM_UP))
     add_sampling_options(parser)
 
 
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
     given = {"max_tokens": 256, **sampling_options(options)}
     # The line break that ends a file or an echo is not a part of the prompt.
     prompt = sys.stdin.read().removesuffix("\n") if options.prompt in (None, "-") else options.prompt
-    with LLM(options.model, progress=True, **engine_options(options)) as llm:
+    # One request needs few of the steps that could come.
+    with LLM(options.model, progress=True, warm_up=False, **engine_options(options)) as llm:
         announce(llm)
         pieces = llm.stream(prompt, llm.default_params(**given))
         print(prompt, end="", flush=True)

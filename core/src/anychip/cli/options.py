@@ -8,6 +8,7 @@ from typing import Any
 from anychip.errors import RequestError
 
 NO_PREFIX_CACHING = "--no-prefix-caching"
+NO_WARM_UP = "--no-warm-up"
 _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--dtype", str, "auto, float32, bfloat16, float16 or float64 (auto: the device's choice)"),
     ("--quantize", str, "keep linear layers in whole numbers: int8 or int4, or with a group: int8-g64, int4-g32, ..."),
@@ -53,6 +54,8 @@ def add_engine_options(
             group.add_argument(flag, type=kind, help=text)
     if NO_PREFIX_CACHING not in without:
         group.add_argument(NO_PREFIX_CACHING, action="store_true", help="do not keep prompts' pages for later ones")
+    if NO_WARM_UP not in without:
+        group.add_argument(NO_WARM_UP, action="store_true", help="compile or record steps when they come, not ahead")
     group.add_argument("--strict", action="store_true", help="refuse to start when an op runs on a fallback")
 
 
@@ -61,6 +64,8 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
     given = _given(options, _ENGINE)
     if getattr(options, "no_prefix_caching", False):
         given["prefix_caching"] = False
+    if getattr(options, "no_warm_up", False):
+        given["warm_up"] = False
     return {"device": options.device, "strict": options.strict, **given}
 
 

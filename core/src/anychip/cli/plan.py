@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from anychip.cli.options import NO_PREFIX_CACHING, add_engine_options, engine_options
+from anychip.cli.options import NO_PREFIX_CACHING, NO_WARM_UP, add_engine_options, engine_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_engine_options(parser, without=("--policy", "--max-prefill-chunk", NO_PREFIX_CACHING))
+    add_engine_options(parser, without=("--policy", "--max-prefill-chunk", NO_PREFIX_CACHING, NO_WARM_UP))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from anychip.platforms.op_table import op_table, refuse_fallbacks
 from anychip.platforms.selection import Choice, choose, open_device
 from anychip.progress import Progress
 from anychip.runner.executor import Executor, OpsExecutor, StepExecutor
+from anychip.runner.warm_up import Limits, expected_keys, warm_up
 from anychip.sampling_params import SamplingParams
 
 
@@ -64,6 +65,9 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
             refuse_if_strict(device, options)
             budget = make_budget(checkpoint, device, options)
             executor, budget = _load(checkpoint, device, budget, options, progress)
+            if options.warm_up:
+                with _faults_named(checkpoint, device):
+                    _warm_up(executor, budget, options, progress)
         except BaseException:
             device.close()
             raise
@@ -118,6 +122,22 @@ def load_weights(checkpoint: Checkpoint, device: Device, budget: Budget, progres
             weights: dict[str, Any] = _map_tree(budget.tree, pack)
         weights["layers"] = device.stack(budget.spec.layers, weights["layers"])
         return weights
+
+
+def _warm_up(executor: Executor, budget: Budget, options: EngineOptions, progress: bool) -> None:
+    """Compiles or records every step that requests can need, where the device does either."""
+    layout = budget.layout
+    limits = Limits(
+        tokens=budget.step_tokens,
+        seqs=min(options.max_num_seqs, budget.step_tokens),
+        pages=-(-budget.max_model_len // layout.page_size),
+        groups=len(layout.pages),
+    )
+    keys = expected_keys(executor, limits)
+    if keys:
+        with Progress("preparing steps", len(keys), shown=progress) as bar:
+            for _ in warm_up(executor, keys):
+                bar.advance()
 
 
 @contextmanager

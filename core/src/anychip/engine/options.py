@@ -56,6 +56,8 @@ class EngineOptions:
     """host threads a device may use; None: the device's choice"""
     revision: str | None = None
     """branch, tag or commit of a hub repository"""
+    warm_up: bool = True
+    """before the first request, have the device compile or record every step that can come; else each when it comes"""
     strict: bool = False
     """refuse to start when an op runs on a fallback"""
 
@@ -74,7 +76,7 @@ class EngineOptions:
         share = self.memory_fraction
         number = isinstance(share, int | float) and not isinstance(share, bool)
         self._require("memory_fraction", number and 0 < share <= 1, "a number greater than 0 and at most 1")
-        for name in ("prefix_caching", "strict"):
+        for name in ("prefix_caching", "warm_up", "strict"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         self._require("revision", self.revision is None or isinstance(self.revision, str), "a branch, tag or commit")
         self._require("policy", self.policy in ("fcfs", "priority"), "fcfs or priority")

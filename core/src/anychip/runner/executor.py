@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from anychip_sdk.contract import (
     KVLayout,
     Pending,
     Sampled,
+    SampleKind,
     Shapes,
     StepKey,
     StepPlugin,
@@ -30,6 +31,8 @@ class Executor(Protocol):
     asynchronous: bool
 
     def bucket(self, exact: Bucket) -> Bucket: ...
+    def sample_kind(self, exact: SampleKind) -> SampleKind: ...
+    def warm(self, keys: Sequence[StepKey]) -> None: ...
     def plan_shapes(self, bucket: Bucket) -> Shapes: ...
     def plan(self, host: Batch) -> Hashable: ...
     def lend(self, words: int) -> np.ndarray: ...
@@ -63,9 +66,17 @@ class OpsExecutor:
 
         self._step = step
         self.bucket = device.bucket
+        self.sample_kind = device.sample_kind
+        self._pages = layout.pages
         self.plan_shapes = ops.attention.plan_shapes
         self.plan = ops.attention.plan
         self.lend = device.lend
+
+    def warm(self, keys: Sequence[StepKey]) -> None:
+        """Says which steps will come, and copies a page as they may. Before the first request: no page is anybody's."""
+        self._device.warm(keys)
+        for group in range(len(self._pages)):
+            self.copy_pages(group, np.zeros(1, np.int32), np.ones(1, np.int32))
 
     def launch(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending:
         """exact: the device runs this key's shapes as they are, so there is nothing to keep."""
@@ -105,9 +116,13 @@ class StepExecutor:
         self._on_host = not plugin.capabilities.sampling
         self.asynchronous = plugin.capabilities.asynchronous
         self.bucket = plugin.bucket
+        self.sample_kind = plugin.sample_kind
         self.lend = plugin.lend
         self.copy_pages = plugin.copy_pages
         self.close = plugin.close
+
+    def warm(self, keys: Sequence[StepKey]) -> None:
+        """A step plugin compiles what it is given to run."""
 
     def plan_shapes(self, bucket: Bucket) -> Shapes:
         return ()

@@ -48,7 +48,7 @@ class Runner:
         rows = choose_rows(plan, self._table)
         exact = exact_bucket(plan, rows, self._kv)
         bucket = e.bucket(exact)
-        key = StepKey(bucket, rows.kind, feed=e.asynchronous)
+        key = StepKey(bucket, e.sample_kind(rows.kind), feed=e.asynchronous)
         shapes = e.plan_shapes(bucket)
         buffer = e.lend(words(key, shapes))
         batch = view(buffer, key, shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -25,8 +26,15 @@ CAPABILITIES = Capabilities(
     softcap=True,
     moe=True,
     device_feedback=True,
+    asynchronous=True,
     step_tokens=2048,
 )
+BUCKETS = Buckets(coarse=16)
+"""Unused columns of the page table and rows of sequences cost a little of the upload, and nothing of the kernels."""
+
+EMULATED = replace(CAPABILITIES, step_tokens=256)
+EMULATED_BUCKETS = Buckets(tokens=32, growth=8, coarse=16)
+"""A step computes little here, and its program takes seconds to compile."""
 
 
 QUICK_COMPILER = {
@@ -47,7 +55,8 @@ class TpuDevice(JaxDevice):
         kept: Kept | None = None,
     ) -> None:
         self._compiler_options = QUICK_COMPILER if interpret else None
-        super().__init__(info, CAPABILITIES, ranks, buckets, kept.compile if kept else compile_alone)
+        capabilities, own = (EMULATED, EMULATED_BUCKETS) if interpret else (CAPABILITIES, BUCKETS)
+        super().__init__(info, capabilities, ranks, buckets or own, kept.compile if kept else compile_alone)
         self.ops = TpuOps(ranks, interpret)
         self.allocator = TpuAllocator(ranks, DTYPES, EMULATED_BYTES if interpret else None)
 

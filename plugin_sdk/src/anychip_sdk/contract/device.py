@@ -14,7 +14,7 @@ from anychip_sdk.contract.batch import Batch
 from anychip_sdk.contract.checked import Checked
 from anychip_sdk.contract.communicator import Communicator
 from anychip_sdk.contract.ops import Ops, Sampled
-from anychip_sdk.contract.specs import Bucket, DType, Layer, StepKey, WeightSpec
+from anychip_sdk.contract.specs import Bucket, DType, Layer, SampleKind, StepKey, WeightSpec
 
 Handle = Any
 KV = Any
@@ -107,7 +107,13 @@ class Device(Checked):
         """An object with `last_token`, int32 [slots], zeroed."""
 
     def bucket(self, exact: Bucket) -> Bucket:
-        """The same object: run at exact shapes. A larger one: padded to it, compiled once."""
+        """The same object: run at exact shapes. A larger one: padded to it, compiled once. No length of it is smaller,
+        a larger step's is no smaller than a smaller one's, and a bucket's own bucket is equal to it."""
+        return exact
+
+    def sample_kind(self, exact: SampleKind) -> SampleKind:
+        """Which sampling code serves a step: the one asked for, or one that can do more (`filters` where none are
+        wanted, longer lists, more alternatives). A device that compiles has few of them."""
         return exact
 
     @abstractmethod
@@ -120,7 +126,8 @@ class Device(Checked):
         """Eager: call it. Capturing: warm up on zeros and record. Tracing: jit, donating kv and state."""
 
     def warm(self, keys: Sequence[StepKey]) -> None:
-        """Told once, after the weights are loaded, which keys will come; may compile ahead."""
+        """Told once, before the first request, which keys will come. The core then runs each of them on a batch of
+        zeros; a device may compile them side by side."""
 
     @abstractmethod
     def close(self) -> None:

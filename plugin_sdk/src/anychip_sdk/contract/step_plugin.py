@@ -11,7 +11,7 @@ import numpy as np
 from anychip_sdk.contract.allocator import Memory
 from anychip_sdk.contract.checked import Checked
 from anychip_sdk.contract.device import Capabilities, DeviceInfo, Pending, Reader
-from anychip_sdk.contract.specs import Bucket, DType, KVLayout, KVSpec, StepKey
+from anychip_sdk.contract.specs import Bucket, DType, KVLayout, KVSpec, SampleKind, StepKey
 
 
 class StepPlugin(Checked):
@@ -43,6 +43,10 @@ class StepPlugin(Checked):
 
     def bucket(self, exact: Bucket) -> Bucket:
         """As `Device.bucket`."""
+        return exact
+
+    def sample_kind(self, exact: SampleKind) -> SampleKind:
+        """As `Device.sample_kind`."""
         return exact
 
     @abstractmethod

@@ -193,6 +193,26 @@ def test_buckets_hold_what_is_asked(opened: Device | StepPlugin, exact: Bucket) 
     assert opened.bucket(bucket) == bucket, "the bucket of a bucket is another one"
 
 
+KINDS = (
+    SampleKind(), SampleKind(filters=True), SampleKind(edits=4), SampleKind(penalties=64, logprobs=0),
+    SampleKind(filters=True, penalties=8192, edits=512, logprobs=3),
+)  # fmt: skip
+
+
+@check(since="1.2", level="bronze")
+@pytest.mark.parametrize("exact", KINDS, ids=range(len(KINDS)))
+def test_sampling_does_what_is_asked(opened: Device | StepPlugin, exact: SampleKind) -> None:
+    """What serves a kind of sampling can do at least as much, and is served by itself."""
+    kind = opened.sample_kind(exact)
+    assert kind.filters or not exact.filters, f"{exact} is served by {kind}, which takes no random token"
+    for name in ("penalties", "edits"):
+        assert getattr(kind, name) >= getattr(exact, name), f"{exact} is served by {kind}, whose {name} are fewer"
+    wanted, found = (-1 if k.logprobs is None else k.logprobs for k in (exact, kind))
+    assert found >= wanted, f"{exact} is served by {kind}, which reports too few logprobs"
+    assert found <= max(wanted, opened.capabilities.max_logprobs), f"{kind} reports more logprobs than are declared"
+    assert opened.sample_kind(kind) == kind, f"{exact} is served by {kind}, and that by another one"
+
+
 @check(since="1.0", level="bronze")
 def test_it_opens_again_after_it_was_closed(under_test: UnderTest) -> None:
     for _ in range(2):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anychip_sdk.contract import Bucket
+from anychip_sdk.contract import Bucket, SampleKind
+
+EDITS, COUNTS = 256, 4096
+"""Logit edits and penalised tokens of a step that programs are made for; longer lists have programs of their own."""
+LONGER = 16
+"""How those grow."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,18 @@ class Buckets:
         pages = _grown(exact.pages, self.pages, self.coarse)
         tokens = seqs if exact.decode else _grown(exact.tokens, self.tokens, self.growth)
         return Bucket(tokens, seqs, pages, rows, exact.decode, exact.groups)
+
+
+def few_kinds(exact: SampleKind, logprobs: int) -> SampleKind:
+    """Greedy, random, or everything at once with `logprobs` alternatives."""
+    if exact == SampleKind(filters=exact.filters):
+        return exact
+    return SampleKind(
+        filters=True,
+        penalties=_grown(exact.penalties, COUNTS, LONGER),
+        edits=_grown(exact.edits, EDITS, LONGER),
+        logprobs=max(logprobs, exact.logprobs or 0),
+    )
 
 
 def _grown(count: int, least: int, growth: int) -> int:

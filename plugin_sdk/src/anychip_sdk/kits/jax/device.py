@@ -23,13 +23,14 @@ from anychip_sdk.contract import (
     NotSupported,
     OutOfMemory,
     Reader,
+    SampleKind,
     Step,
     StepKey,
     WeightSpec,
 )
 from anychip_sdk.kits.jax import layers
 from anychip_sdk.kits.jax.allocator import JaxAllocator
-from anychip_sdk.kits.jax.buckets import Buckets
+from anychip_sdk.kits.jax.buckets import Buckets, few_kinds
 from anychip_sdk.kits.jax.errors import FAULTS, as_contract_error, first_line
 from anychip_sdk.kits.jax.kept import Compiler, compile_alone
 from anychip_sdk.kits.jax.ops import JaxOps
@@ -89,6 +90,9 @@ class JaxDevice(Device):
 
     def bucket(self, exact: Bucket) -> Bucket:
         return self._buckets.of(exact)
+
+    def sample_kind(self, exact: SampleKind) -> SampleKind:
+        return few_kinds(exact, self.capabilities.max_logprobs)
 
     def lend(self, words: int) -> np.ndarray:
         """A new one for each step: on the host JAX reads it where it lies, as long as the step runs."""

@@ -70,5 +70,5 @@ def _with_logprobs(logits: Array, tokens: Array, batch: Batch, count: int) -> Sa
     wanted = jnp.where(targets > 0, targets - 1, jnp.maximum(tokens, 0))  # any token where there is none
     chosen = jnp.take_along_axis(logprobs, wanted[:, None], axis=1)  # [R, 1]
     rank = 1 + jnp.sum(logprobs > chosen, axis=1)
-    top, ids = lax.top_k(logprobs, count)
+    top, ids = lax.top_k(logprobs, min(count, logits.shape[1]))
     return Sampled(tokens, chosen[:, 0], rank.astype(jnp.int32), ids.astype(jnp.int32), top)
