@@ -1,10 +1,15 @@
-"""anychip plan: the memory a model needs, before anything is loaded."""
+"""anychip plan: the memory a model needs, before anything is loaded; also of devices that are not here."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from anychip.cli.options import NO_PREFIX_CACHING, NO_WARM_UP, add_engine_options, engine_options
+
+if TYPE_CHECKING:
+    from anychip.engine.budget import Budget
+    from anychip.engine.planning import Outlook
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,22 +20,24 @@ def run(options: argparse.Namespace) -> None:
     from anychip.engine.budget import gib, make_budget
     from anychip.engine.build import refuse_if_strict
     from anychip.engine.options import EngineOptions
+    from anychip.engine.planning import outlook
     from anychip.loading.checkpoint import open_checkpoint
-    from anychip.platforms.selection import choose, open_device
+    from anychip.platforms.selection import choose, open_device, plan_device
 
     engine = EngineOptions.make(**engine_options(options))
     with open_checkpoint(options.model, revision=engine.revision) as checkpoint:
-        choice = choose(engine.device)
-        device = open_device(choice, engine.threads)
+        planned = plan_device(engine.device)
+        device = planned.device if planned else open_device(choose(engine.device), engine.threads)
         try:
             refuse_if_strict(device, engine)
             b = make_budget(checkpoint, device, engine)
+            found = outlook(checkpoint, planned, b, engine.max_num_seqs, progress=True) if planned else None
         finally:
             device.close()
     layout, share, quantize = b.layout, engine.memory_fraction, engine.quantize
     rows = [
         ("model", f"{checkpoint.name} ({b.spec.architecture}, {len(b.spec.layers)} layers)"),
-        ("device", f"{choice.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
+        ("device", f"{device.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
         ("weights", f"{gib(b.weights)} in {b.dtype}" + (f", linear layers in {quantize}" if quantize else "")),
         ("activations", f"{gib(b.activations)} estimated for {b.step_tokens} tokens a step"),
         ("KV cache", f"{gib(b.cache.size)} of at most {share:.0%} of the rest; {b.kv_bytes_per_token} bytes a token"),
@@ -40,7 +47,24 @@ def run(options: argparse.Namespace) -> None:
             "concurrency",
             f"{min(b.cache.concurrent, engine.max_num_seqs)} requests of that length, {engine.max_num_seqs} at most",
         ),
+        *([] if found is None else _outlook_rows(found, b)),
         ("verdict", "it fits"),
     ]
     for key, value in rows:
         print(f"{key:16} {value}")
+
+
+def _outlook_rows(found: Outlook, b: Budget) -> list[tuple[str, str]]:
+    """Of a device that is not here."""
+    from anychip.engine.budget import gib
+
+    how = "estimated from bytes and FLOPs at the chip's published rates"
+    if isinstance(found.compiled, str):
+        compiled = f"no step was compiled: {found.compiled}"
+    else:
+        compiled = ", ".join(f"{name} takes {gib(size)} of each chip" for name, size in found.compiled.items())
+    return [
+        ("decode step", f"{found.decode * 1e3:.1f} ms for {found.requests} such requests, {how}"),
+        ("prefill step", f"{found.prefill * 1e3:.1f} ms for {b.step_tokens} tokens, {how}"),
+        ("compiler", compiled),
+    ]

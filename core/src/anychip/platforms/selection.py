@@ -16,6 +16,7 @@ from anychip_sdk.contract import (
     Manifest,
     Memory,
     NotSupported,
+    Planned,
     Platform,
     StepPlugin,
 )
@@ -114,6 +115,27 @@ def choose(device: str) -> Choice:
     if isinstance(probed.result, Found):
         return take(probed, _index(probed.result, name, index), "asked for")
     raise PlatformError(explain(probed))
+
+
+def plan_device(device: str) -> Planned | None:
+    """NAME:WHICH of a platform that plans devices which are not here; None for all else. Raises PlatformError for one
+    that it does not know, or cannot plan here."""
+    plugins = {p.name: p for p in discover()}
+    name, which = split(device, plugins)
+    if name not in plugins or not which or which.isdecimal():
+        return None
+    probed = probe(plugins[name])
+    if probed.platform is None or type(probed.platform).plan is Platform.plan:
+        return None
+    if isinstance(probed.result, Found) and any(info.name == device for info in probed.result.devices):
+        return None
+    try:
+        with printing_to_stderr():
+            return probed.platform.plan(which)
+    except (DeviceError, NotSupported) as error:
+        raise PlatformError(f"{device} cannot be planned: {one_line(str(error))}") from error
+    except Exception as error:  # of a vendor's library, which knows no contract
+        raise PlatformError(f"{device} cannot be planned: {first_line(error)}") from error
 
 
 def split(device: str, names: Container[str]) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from anychip_sdk.contract import (
     Sampled,
     SampleKind,
     Shapes,
+    Step,
     StepKey,
     StepPlugin,
 )
@@ -77,6 +78,10 @@ class OpsExecutor:
         self._device.warm(keys)
         for group in range(len(self._pages)):
             self.copy_pages(group, np.zeros(1, np.int32), np.ones(1, np.int32))
+
+    def compile_with(self, compiler: Callable[[Step, StepKey, Any, Any, Any], int], key: StepKey) -> int:
+        """What `Planned.compile` says of the step, on a device that is not here."""
+        return compiler(self._step, key, self._weights, self._kv, self._state)
 
     def launch(self, key: StepKey, buffer: np.ndarray, exact: bool) -> Pending:
         """exact: the device runs this key's shapes as they are, so there is nothing to keep."""

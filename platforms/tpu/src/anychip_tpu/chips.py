@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from anychip_sdk.contract import NotSupported
+
 SYS_PCI = Path("/sys/bus/pci/devices")
 DEV = Path("/dev")
 PROC = Path("/proc")
@@ -31,8 +33,19 @@ CHIPS = {
     "v5p": Chip("v5p", 95 * 2**30, 2.765e12, 459e12, 600e9),
     "v6e": Chip("v6e", 32 * 2**30, 1.64e12, 918e12, 448e9),
 }
+SLICES = {1: "2x2", 2: "2x2", 4: "2x2", 8: "2x4"}
+"""The topology that holds as many chips; of the smallest one, fewer chips may be used."""
 PCI_IDS = {"0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e"}
 """Of Google's PCI devices, those that are chips of a kind in CHIPS."""
+
+
+def planned(which: str) -> tuple[str, int]:
+    """KIND-COUNT in two, as in v5e-4. Raises NotSupported, saying what there is."""
+    kind, _, count = which.partition("-")
+    if kind not in CHIPS or count not in map(str, SLICES):
+        kinds, counts = ", ".join(CHIPS), ", ".join(map(str, SLICES))
+        raise NotSupported(f"there is no plan for {which!r}; expected one of {kinds}, and one of {counts} chips: v5e-4")
+    return kind, int(count)
 
 
 def attached() -> tuple[str, ...]:

@@ -5,36 +5,45 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from anychip_sdk.contract import DeviceInfo, DType, KVLayout, Memory, NotSupported, Reader, Step, StepKey, WeightSpec
+from anychip_sdk.contract import (
+    DeviceInfo,
+    DType,
+    KVLayout,
+    Memory,
+    NotSupported,
+    OutOfMemory,
+    Planned,
+    Rates,
+    Reader,
+    Step,
+    StepKey,
+    WeightSpec,
+)
 from anychip_sdk.contract.batch import words
 from anychip_sdk.kits.jax import Ranks
 from anychip_sdk.kits.jax.allocator import KV
 from anychip_sdk.kits.jax.device import JaxState
+from anychip_sdk.kits.jax.errors import FAULTS, as_contract_error
 from anychip_sdk.kits.jax.programs import lower
 from anychip_sdk.kits.jax.weights import Weight, describe
 from jax.experimental import topologies
 
 from anychip_tpu.allocator import TpuAllocator
-from anychip_tpu.chips import CHIPS, Chip
+from anychip_tpu.chips import CHIPS, SLICES, Chip, planned
 from anychip_tpu.device import DTYPES, TpuDevice
 
-SLICES = {1: "2x2", 2: "2x2", 4: "2x2", 8: "2x4"}
-"""The topology that holds as many chips; of the smallest one, fewer chips may be used."""
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def planned_chips(chip: str, count: int) -> list[jax.Device]:
     """`count` chips of a kind in CHIPS, as the compiler knows them. Raises NotSupported."""
-    if chip not in CHIPS or count not in SLICES:
-        kinds, counts = ", ".join(CHIPS), ", ".join(map(str, SLICES))
-        raise NotSupported(
-            f"there is no plan for {count} chips of {chip!r}; expected one of {kinds}, and {counts} chips"
-        )
+    planned(f"{chip}-{count}")
     # Else libtpu asks the network which TPU it is on, and only one process at a time could compile.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -48,10 +57,11 @@ def planned_chips(chip: str, count: int) -> list[jax.Device]:
 class PlannedDevice(TpuDevice):
     """Handles, pages and state are descriptions of arrays, and `program` compiles a step over them."""
 
-    def __init__(self, chip: str, count: int) -> None:
+    def __init__(self, chip: str, count: int, *, compiles: bool = True) -> None:
+        """compiles: libtpu is here, and knows the chips; else there are sizes alone."""
         name = f"tpu:{chip}-{count}"
         info = DeviceInfo(name=name, description=f"{count} TPU {chip} that are not here", details={})
-        super().__init__(info, Ranks.of(planned_chips(chip, count)))
+        super().__init__(info, Ranks.of(planned_chips(chip, count)) if compiles else Ranks.sizes(count))
         self.allocator = PlannedAllocator(self._ranks, CHIPS[chip])
 
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
@@ -66,6 +76,28 @@ class PlannedDevice(TpuDevice):
         shapes = self.ops.attention.plan_shapes(key.bucket)
         buffer = jax.ShapeDtypeStruct((words(key, shapes),), np.int32, sharding=self._ranks.whole)
         return Program(lower(step, key, shapes, weights, kv, state, buffer).compile())
+
+
+class PlannedTpu(Planned):
+    def __init__(self, chip: str, count: int, no_compiler: str = "") -> None:
+        with suppress(RuntimeError):  # JAX runs already
+            if jax.config.values["jax_platforms"] is None:
+                jax.config.update("jax_platforms", "cpu")
+        kind = CHIPS[chip]
+        self._device = PlannedDevice(chip, count, compiles=not no_compiler)
+        self._hbm = kind.hbm
+        self.device = self._device
+        self.rates = Rates(chips=count, bandwidth=kind.bandwidth, flops=kind.flops, link=kind.link)
+        self.no_compiler = no_compiler
+
+    def compile(self, step: Step, key: StepKey, weights: Any, kv: Any, state: Any) -> int:
+        try:
+            used = self._device._program(step, key, weights, kv, state).bytes
+        except FAULTS as error:
+            raise as_contract_error(error) from error
+        if used > self._hbm:
+            raise OutOfMemory(f"it takes {used / 2**30:.2f} GiB of each chip, which has {self._hbm / 2**30:.0f}")
+        return used
 
 
 class PlannedAllocator(TpuAllocator):

@@ -7,7 +7,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, Platform
+from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, NotSupported, Planned, Platform
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -51,6 +51,16 @@ class TpuPlatform(Platform):
         from anychip_tpu.device import open_chips
 
         return open_chips(info, range(count) if index == count else (index,))
+
+    def plan(self, which: str) -> Planned:
+        """KIND-COUNT, as in v5e-4."""
+        kind, count = chips.planned(which)
+        if problem := _jax_problem():
+            raise NotSupported(f"{problem.reason}; to mend it: {problem.mend}")
+        lacks = _libtpu_problem()
+        from anychip_tpu.planned import PlannedTpu
+
+        return PlannedTpu(kind, count, f"{lacks.reason}; to mend it: {lacks.mend}" if lacks else "")
 
 
 class EmulatedPlatform(Platform):

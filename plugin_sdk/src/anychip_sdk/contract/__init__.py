@@ -10,7 +10,7 @@ from anychip_sdk.contract.device import Capabilities, Compiled, Device, DeviceIn
 from anychip_sdk.contract.errors import ContractError, DeviceError, NotSupported, OutOfMemory
 from anychip_sdk.contract.hooks import ENTRY_POINT_GROUP, hookimpl
 from anychip_sdk.contract.ops import NO_TOKEN, Ops, Sampled
-from anychip_sdk.contract.platform import Absent, Broken, Found, Manifest, Platform
+from anychip_sdk.contract.platform import Absent, Broken, Found, Manifest, Planned, Platform, Rates
 from anychip_sdk.contract.specs import (
     QUANT_FORMATS,
     Activation,
@@ -36,6 +36,6 @@ __all__ = [
     "Absent", "Activation", "Allocator", "Attention", "AttentionSpec", "Batch", "Broken", "Bucket", "Capabilities",
     "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVLayout",
     "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged", "Pending",
-    "Platform", "QuantFormat", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step", "StepKey", "StepPlugin",
-    "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
+    "Planned", "Platform", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step",
+    "StepKey", "StepPlugin", "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
 ]  # fmt: skip

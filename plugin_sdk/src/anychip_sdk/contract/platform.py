@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from anychip_sdk.contract.checked import Checked
-from anychip_sdk.contract.device import Device, DeviceInfo
+from anychip_sdk.contract.device import Device, DeviceInfo, Step
+from anychip_sdk.contract.errors import NotSupported
+from anychip_sdk.contract.specs import StepKey
 from anychip_sdk.contract.step_plugin import StepPlugin
 from anychip_sdk.contract.version import CONTRACT_VERSION, Version
 
@@ -48,6 +51,33 @@ class Broken:
     mend: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a chip's maker publishes of it, for estimates. `chips`: how many work as one. Of each: `bandwidth`: bytes of
+    its memory per second; `flops`: operations per second in the dtype that it prefers; `link`: bytes per second that it
+    sends to the others."""
+
+    chips: int
+    bandwidth: float
+    flops: float
+    link: float
+
+
+class Planned(Checked):
+    """A device that is not here. `device.pack`, `device.state` and `device.allocator.allocate` give descriptions, and
+    nothing runs on it; its memory is all free. `no_compiler`: why steps cannot be compiled for it here, and the command
+    that mends it; "" where they can."""
+
+    device: Device
+    rates: Rates
+    no_compiler: str = ""
+
+    @abstractmethod
+    def compile(self, step: Step, key: StepKey, weights: Any, kv: Any, state: Any) -> int:
+        """Compiles a step over these descriptions. -> bytes of one chip's memory with weights, pages and all that the
+        step needs beside them. Raises OutOfMemory where that is more than there is. Not called with `no_compiler`."""
+
+
 class Platform(Checked):
     """Made without arguments. `probe` must be quick and must not take memory on the device."""
 
@@ -58,3 +88,8 @@ class Platform(Checked):
     def open(self, index: int = 0, *, threads: int | None = None) -> Device | StepPlugin:
         """Opens device `index` of `Found.devices`. threads: host threads to use, None for the platform's own
         choice. Raises DeviceError."""
+
+    def plan(self, which: str) -> Planned:
+        """A device that need not be here, by what a user writes behind the platform's name ("v5e-4"). Raises
+        NotSupported for one it does not know, saying what it knows."""
+        raise NotSupported(f"{type(self).__name__} plans no devices that are not here")

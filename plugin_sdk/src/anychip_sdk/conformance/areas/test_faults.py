@@ -89,7 +89,7 @@ class _Faulty:
 @check(since="1.0")
 @pytest.mark.parametrize("layer", [0, 2])
 def test_an_op_that_raises_in_a_layer(tested: Model, page_size: int, device: Device, layer: int) -> None:
-    """Layers before it have written their KV by then. A scan traces one block for all of its layers, and raises there."""
+    """Layers before it have written their KV by then. A scan traces one block for all its layers, and raises there."""
     raised: list[int] = []
 
     def wrap(ops: Any) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "ranks"
 """Name of the one axis of the mesh."""
@@ -24,6 +25,11 @@ class Ranks:
     @classmethod
     def of(cls, devices: Sequence[jax.Device]) -> Ranks:
         return cls(Mesh(np.array(devices), (AXIS,)))
+
+    @classmethod
+    def sizes(cls, count: int) -> Ranks:
+        """Chips that are not here, and that no compiler knows: arrays over them can be described, and that is all."""
+        return cls(cast(Mesh, AbstractMesh((count,), (AXIS,))))
 
     @property
     def size(self) -> int:
