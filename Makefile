@@ -3,6 +3,7 @@
 # make lint    ruff and mypy                               make bench   the figures of benchmarks/README.md
 # make tpu-check       whole steps compiled for TPUs by their own compiler
 # make gpu-check       what is to be proved on a machine with a card, its torch and transformers
+# make bench-peers     other engines beside this one, on the same work (ARGS="--pairs 1 --peers transformers", --help)
 # make test-sanitize   the kernels' tests under AddressSanitizer and UBSan (needs g++ and cmake)
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.txt constraints.txt \
            $(wildcard platforms/cpu/native/*/*)
 
-.PHONY: demo test test-slow test-sanitize tpu-check gpu-check lint bench clean
+.PHONY: demo test test-slow test-sanitize tpu-check gpu-check lint bench bench-peers clean
 
 demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
@@ -42,6 +43,10 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/anychip bench startup && $(BIN)/anychip bench host && $(BIN)/python benchmarks/compare_transformers.py
+
+# Builds an environment for each peer, in ANYCHIP_PEERS_DIR (build/peers). Nothing else should run meanwhile.
+bench-peers: $(VENV)/.dev
+	@PYTHONPATH=benchmarks $(BIN)/python -m peers $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist build

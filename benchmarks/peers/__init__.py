@@ -1,0 +1,1 @@
+"""anychip beside the other engines that run language models on a CPU; `make bench-peers` runs it."""
