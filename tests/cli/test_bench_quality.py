@@ -45,11 +45,18 @@ def refused(capsys, *arguments):
 @needs_kernels
 def test_every_format_of_the_device_stands_beside_float32(capsys, text):
     found = measured(capsys, "--text", text)
+    kept = {name: found.pop(name) for name in ("KV bfloat16", "KV float16", "KV int8", "KV fp8")}
     assert list(found) == ["float32", "bfloat16", "float16", "int8", "int8-g32", "int8-g64", "int8-g128", "int4-g32",
                            "int4", "int4-g128"]  # fmt: skip
     first = found.pop("float32")
     assert (first["kl"], first["agreement"]) == (0.0, 1.0)
+    for r in kept.values():
+        assert (r["tokens"], r["weights"]) == (first["tokens"], first["weights"])
+        assert r["kv"] < first["kv"]
+        assert 0 < r["kl"] < 0.02
+    assert kept["KV float16"]["kl"] < kept["KV int8"]["kl"] < kept["KV fp8"]["kl"]
     for name, r in found.items():
+        assert r["kv"] <= first["kv"]
         assert r["tokens"] == first["tokens"]
         assert r["weights"] < first["weights"]
         assert 0 < r["kl"] < (0.2 if "int4" in name else 0.02)
@@ -62,6 +69,10 @@ def test_the_format_that_is_asked_for(capsys, text):
     assert list(measured(capsys, "--text", text, "--quantize", "int8")) == ["float32", "int8"]
     both = ["--dtype", "bfloat16", "--quantize", "int8"]
     assert list(measured(capsys, "--text", text, *both)) == ["float32", "bfloat16 int8"]
+    assert list(measured(capsys, "--text", text, "--quantize", "int8", "--kv-dtype", "fp8")) == [
+        "float32",
+        "int8 KV fp8",
+    ]
 
 
 @pytest.mark.parametrize("device", ["cpu", "numpy"])

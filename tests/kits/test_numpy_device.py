@@ -39,7 +39,8 @@ def test_what_open_refuses():
 
 def test_claims(device):
     claims = device.capabilities
-    assert claims.weight_dtypes == claims.kv_dtypes == ("float32", "float64")
+    assert claims.weight_dtypes == ("float32", "float64")
+    assert claims.kv_dtypes == ("float32", "float64", "int8", "fp8")
     assert claims.page_sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256)
     assert (claims.moe, claims.softcap, claims.sliding_window, claims.device_feedback) == (True,) * 4
     assert not claims.batch_invariant  # a BLAS may choose another kernel for another number of rows

@@ -58,7 +58,7 @@ def test_the_allocator_chooses_or_refuses_page_sizes_and_dtypes():
     for refused in (0, 3, 512):
         with pytest.raises(NotSupported, match=f"no pages of {refused} tokens; use a power of two from 1 to 256"):
             layout(ONE, refused)
-    with pytest.raises(NotSupported, match="keeps no KV in bfloat16; use float32 or float64"):
+    with pytest.raises(NotSupported, match="keeps no KV in bfloat16; use float32, float64, int8, fp8"):
         layout(KVSpec((FULL,), "bfloat16"), 16)
 
 

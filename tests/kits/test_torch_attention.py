@@ -60,6 +60,13 @@ def test_dtypes_and_values_of_another_width(dtype, name):
     Case(DECODES + PREFILLS, SPECS[name], dtype=dtype, Dv=6).check()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", ["int8", "fp8", "float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["plain", "softcap and window"])
+def test_kv_in_another_format(dtype, kept, name):
+    Case(DECODES + PREFILLS, SPECS[name], dtype=dtype, kept=kept, Dv=6).check()
+
+
 @pytest.mark.parametrize("name", ["plain", "window 4", "softcap"])
 def test_an_accelerator_takes_all_decodes_at_once(name, monkeypatch):
     """The path without groups and lists of places to wipe, run on the host."""

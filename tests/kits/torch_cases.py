@@ -10,6 +10,7 @@ import torch
 from anychip_sdk.contract import Batch, Capabilities, DeviceInfo, Layer, Reader, WeightSpec, view
 from anychip_sdk.kits.numpy.platform import NumpyPlatform
 from anychip_sdk.kits.torch import TorchDevice
+from anychip_sdk.kits.torch.scaled import FORMATS, Pages, ScaledPages, formats, scaled
 from numpy_batches import page_tables, ragged
 
 ORACLE = NumpyPlatform().open()
@@ -22,7 +23,8 @@ PREFILLS = [(0, 5), (4, 6), (8, 8), (0, 17), (19, 3)]
 
 
 def kit_device() -> TorchDevice:
-    claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=DTYPES, sliding_window=True, softcap=True, moe=True)
+    kept = (*DTYPES, *formats("cpu"))
+    claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=kept, sliding_window=True, softcap=True, moe=True)
     return TorchDevice(DeviceInfo(name="torch", description="the kit alone", details={}), claims, "cpu")
 
 
@@ -66,10 +68,24 @@ def on_device(device: TorchDevice, host: Batch) -> Batch:
     return attention.begin(view(torch.from_numpy(buffer), key))
 
 
-class AttentionCase:
-    """steps: (computed, new) of each sequence, decodes first. The caches of both kits hold the same values."""
+def _pages(layer: np.ndarray, kept: str) -> Pages:
+    """[pages, size, K, D] as torch keeps them, [pages, K, size, D]."""
+    values = torch.from_numpy(layer).transpose(1, 2).contiguous()
+    return ScaledPages(*scaled(values, FORMATS[kept])) if kept in FORMATS else values.to(getattr(torch, kept))
 
-    def __init__(self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", seed=0):
+
+def _values(pages: Pages) -> np.ndarray:
+    """[pages, size, K, D], as they are read."""
+    if isinstance(pages, ScaledPages):
+        pages = pages.numbers.double() * pages.scales.double()[..., None]
+    return pages.double().transpose(1, 2).numpy()
+
+
+class AttentionCase:
+    """steps: (computed, new) of each sequence, decodes first. The caches of both kits hold the same values: those that
+    pages of `kept` give back."""
+
+    def __init__(self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", kept=None, seed=0):
         self.device, self.dtype, self.layer = device, dtype, Layer(spec, 1)
         D, Dv = spec.head_dim, Dv or spec.head_dim
         lengths = [computed + new for computed, new in steps]
@@ -86,9 +102,8 @@ class AttentionCase:
                 cache[1, np.array(table)[np.arange(length) // size], np.arange(length) % size] = values
         for cache in self.oracle[0]:
             cache[:, 0] = 0
-        # torch's pages are [pages, K, size, D]
-        to = [[torch.from_numpy(layer).transpose(1, 2).contiguous() for layer in cache] for cache in self.oracle[0]]
-        self.kv = [tuple([t.to(getattr(torch, dtype)) for t in layers] for layers in to)]
+        self.kv = [tuple([_pages(layer, kept or dtype) for layer in cache] for cache in self.oracle[0])]
+        self.oracle = [tuple(np.stack([_values(pages) for pages in layers]) for layers in self.kv[0])]
 
     def run(self):
         return self.device.ops.attention.attend(self.q, self.kv, on_device(self.device, self.host), self.layer)

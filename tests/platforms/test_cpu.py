@@ -103,7 +103,8 @@ def test_threads():
 def test_claims():
     device = CpuPlatform().open(threads=1)
     claims = device.capabilities
-    assert claims.weight_dtypes == claims.kv_dtypes == ("float32", "bfloat16", "float16")
+    assert claims.weight_dtypes == ("float32", "bfloat16", "float16")
+    assert claims.kv_dtypes == (*claims.weight_dtypes, "int8", "fp8")
     assert device.allocator.default_page_size in claims.page_sizes
     assert (claims.moe, claims.softcap, claims.sliding_window, claims.device_feedback) == (True,) * 4
     assert not claims.batch_invariant

@@ -39,4 +39,4 @@ def bug(area: str, what: str, **fields: Any) -> Callable[[Plant], Plant]:
     return register
 
 
-from bugs import attention, communication, engine, memory, ops, quantised, sampling  # noqa: E402, F401 - they register
+from bugs import attention, communication, engine, kv8, memory, ops, quantised, sampling  # noqa: E402, F401 - they register

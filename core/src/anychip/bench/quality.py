@@ -1,4 +1,5 @@
-"""What a format of the weights costs: perplexity on a text, and the distance of the predictions from float32's."""
+"""What a format of the weights or of the KV cache costs: perplexity on a text, and the distance of the predictions from
+float32's."""
 
 from __future__ import annotations
 
@@ -47,11 +48,13 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Quality:
-    """`weights`: bytes. `perplexity`: per token. `kl`: mean over the tokens of KL(float32 || this format), in nats,
-    over the whole vocabulary. `agreement`: share of the tokens whose most likely successor is float32's."""
+    """`weights`: bytes. `kv`: bytes of KV cache a token. `perplexity`: per token. `kl`: mean over the tokens of
+    KL(float32 || this format), in nats, over the whole vocabulary. `agreement`: share of the tokens whose most likely
+    successor is float32's."""
 
     format: str
     weights: int
+    kv: int
     tokens: int
     perplexity: float
     kl: float
@@ -86,6 +89,10 @@ class Scorer:
     @property
     def weights(self) -> int:
         return self._budget.weights
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self._budget.kv_bytes_per_token
 
     def logits(self, ids: NDArray[np.int32]) -> Logits:
         """ids: [T], at most `window` -> [T, V], of the token after each. Raises PlatformError."""
@@ -169,7 +176,10 @@ def formats(device_name: str, threads: int | None) -> list[dict[str, str]]:
     dtypes: list[dict[str, str]] = [
         {"dtype": dtype} for dtype in claims.weight_dtypes if dtype not in (REFERENCE, "float64")
     ]
-    return dtypes + [{"quantize": name} for name in reversed(names.values())]
+    kept: list[dict[str, str]] = [
+        {"kv_dtype": dtype} for dtype in claims.kv_dtypes if dtype not in (REFERENCE, "float64")
+    ]
+    return dtypes + [{"quantize": name} for name in reversed(names.values())] + kept
 
 
 def run(
@@ -177,7 +187,7 @@ def run(
 ) -> Iterator[Quality]:
     """float32 first, then each format beside it. Raises AnychipError."""
     base = {"dtype": REFERENCE, "max_num_seqs": 1, "prefix_caching": False, **options}
-    asked = {" ".join(given.values()): EngineOptions.make(**{**base, **given}) for given in chosen}
+    asked = {_name(given): EngineOptions.make(**{**base, **given}) for given in chosen}
     for each in asked.values():
         _refuse_early(model, each)
     with Scorer(model, EngineOptions.make(**base), progress=progress) as reference:
@@ -185,6 +195,10 @@ def run(
         for name, each in asked.items():
             with Scorer(model, each, progress=progress) as scorer:
                 yield _measure(name, scorer, reference, documents, progress)
+
+
+def _name(given: dict[str, str]) -> str:
+    return " ".join(f"KV {value}" if option == "kv_dtype" else value for option, value in given.items())
 
 
 def _refuse_early(model: str, options: EngineOptions) -> None:
@@ -213,7 +227,8 @@ def _measure(name: str, scorer: Scorer, reference: Scorer, documents: list[str],
         raise RequestError("the text has no two tokens in a row; give a longer one", "text")
     if not math.isfinite(surprise):
         raise ModelError(f"the model's logits in {name} are not finite, so there is nothing to measure")
-    return Quality(name, scorer.weights, tokens, math.exp(surprise / tokens), kl / tokens, same / tokens)
+    held = scorer.weights, scorer.kv_bytes_per_token
+    return Quality(name, *held, tokens, math.exp(surprise / tokens), kl / tokens, same / tokens)
 
 
 def _windows(ids: list[int], size: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         help="single, batch, prefix (a model's speed; all three by default), host (the engine's own work per step), "
-        "startup (the command's), quality (perplexity of the weights' formats, and their distance from float32)",
+        "startup (the command's), quality (perplexity of formats of weights and KV, and their distance from float32)",
     )
     parser.add_argument("--repeats", type=int, default=2, help="runs of each workload, the best counts (default 2)")
     parser.add_argument(
@@ -65,18 +65,19 @@ def _model(options: argparse.Namespace, names: list[str]) -> None:
 
 
 def _quality(options: argparse.Namespace) -> None:
-    """Of the format that --dtype and --quantize name, or of all that the device has."""
+    """Of the format that --dtype, --quantize and --kv-dtype name, or of all that the device has."""
     from anychip.bench import quality
     from anychip.engine.budget import gib
 
     given = engine_options(options)
-    asked: dict[str, str] = {name: given.pop(name) for name in ("dtype", "quantize") if name in given}
+    asked: dict[str, str] = {name: given.pop(name) for name in ("dtype", "quantize", "kv_dtype") if name in given}
     chosen = [asked] if asked else quality.formats(options.device, options.threads)
     results = []
-    print(f"{'format':20}{'weights':>12}{'perplexity':>12}{'KL to float32':>15}{'same first':>12}")
+    print(f"{'format':20}{'weights':>12}{'KV a token':>14}{'perplexity':>12}{'KL to float32':>15}{'same first':>12}")
     for r in quality.run(options.model, quality.texts(options.text), chosen, progress=True, **given):
         results.append(asdict(r))
-        print(f"{r.format:20}{gib(r.weights):>12}{r.perplexity:12.3f}{r.kl:15.6f}{r.agreement:12.2%}", flush=True)
+        held = f"{gib(r.weights):>12}{gib(r.kv):>14}"
+        print(f"{r.format:20}{held}{r.perplexity:12.3f}{r.kl:15.6f}{r.agreement:12.2%}", flush=True)
     print(json.dumps({"bench": QUALITY, "model": options.model, "results": results}))
 
 

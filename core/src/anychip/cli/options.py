@@ -12,7 +12,7 @@ NO_WARM_UP = "--no-warm-up"
 _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--dtype", str, "auto, float32, bfloat16, float16 or float64 (auto: the device's choice)"),
     ("--quantize", str, "keep linear layers in whole numbers: int8 or int4, or with a group: int8-g64, int4-g32, ..."),
-    ("--kv-dtype", str, "the KV cache's dtype (auto: as --dtype)"),
+    ("--kv-dtype", str, "what the KV cache is kept in: a dtype, int8 or fp8 (auto: as --dtype)"),
     ("--max-model-len", int, "tokens of prompt and output (default: what the model and the memory allow)"),
     ("--max-num-seqs", int, "requests that run at once (default 64)"),
     ("--max-num-batched-tokens", int, "token budget of a step (default: the device's choice)"),

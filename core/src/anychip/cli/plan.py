@@ -40,7 +40,11 @@ def run(options: argparse.Namespace) -> None:
         ("device", f"{device.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
         ("weights", f"{gib(b.weights)} in {b.dtype}" + (f", linear layers in {quantize}" if quantize else "")),
         ("activations", f"{gib(b.activations)} estimated for {b.step_tokens} tokens a step"),
-        ("KV cache", f"{gib(b.cache.size)} of at most {share:.0%} of the rest; {b.kv_bytes_per_token} bytes a token"),
+        (
+            "KV cache",
+            f"{gib(b.cache.size)} in {layout.spec.dtype} of at most {share:.0%} of the rest; "
+            f"{b.kv_bytes_per_token} bytes a token",
+        ),
         ("KV pages", f"{' + '.join(str(n) for n in layout.pages)} of {layout.page_size} tokens"),
         ("longest context", f"{b.max_model_len} tokens (the model allows {b.spec.max_len})"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from anychip_sdk.contract import (
@@ -12,6 +12,7 @@ from anychip_sdk.contract import (
     Capabilities,
     Device,
     DType,
+    KVDType,
     KVLayout,
     KVSpec,
     Memory,
@@ -28,6 +29,7 @@ from anychip.models.quantize import formats, quantized
 from anychip.models.registry import Family, family
 from anychip.models.spec import ModelSpec
 
+Kept = TypeVar("Kept", bound=KVDType)
 _ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -111,7 +113,7 @@ def _weight_tree(kind: Family, spec: ModelSpec, device: Device | StepPlugin, qua
     return quantized(tree, quantize)
 
 
-def resolve_dtype(asked: str, available: tuple[DType, ...], what: str, device: str) -> DType:
+def resolve_dtype(asked: str, available: tuple[Kept, ...], what: str, device: str) -> Kept:
     """`auto` is the device's own preference. Raises CapacityError for one it has not."""
     if asked == "auto":
         return available[0]

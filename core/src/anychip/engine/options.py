@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from anychip_sdk.contract import QUANT_FORMATS
+from anychip_sdk.contract import QUANT_FORMATS, SCALED_KV
 
 from anychip.errors import RequestError
 
@@ -31,7 +31,7 @@ class EngineOptions:
     dtype: str = "auto"
     """auto (what the device prefers), float32, bfloat16, float16, float64"""
     kv_dtype: str = "auto"
-    """auto: as dtype"""
+    """auto: as dtype; beside its values int8 and fp8, 8 bits with a scale for each vector"""
     quantize: str | None = None
     """the linear layers' weights in whole numbers, made at load: a name of QUANT_FORMATS (int8, int4, ...)"""
     max_model_len: int | None = None
@@ -82,7 +82,8 @@ class EngineOptions:
         self._require("policy", self.policy in ("fcfs", "priority"), "fcfs or priority")
         dtypes = ("auto", "float32", "bfloat16", "float16", "float64")
         self._require("dtype", self.dtype in dtypes, "one of " + ", ".join(dtypes))
-        self._require("kv_dtype", self.kv_dtype in dtypes, "one of " + ", ".join(dtypes))
+        kept = (*dtypes, *SCALED_KV)
+        self._require("kv_dtype", self.kv_dtype in kept, "one of " + ", ".join(kept))
         known = self.quantize is None or self.quantize in QUANT_FORMATS
         self._require("quantize", known, "one of " + ", ".join(QUANT_FORMATS))
 

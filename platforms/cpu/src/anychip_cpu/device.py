@@ -9,6 +9,7 @@ import torch
 from anychip_sdk.contract import Capabilities, DeviceInfo, DType, NotSupported, Reader, WeightSpec
 from anychip_sdk.kits.torch import TorchDevice
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
+from anychip_sdk.kits.torch.scaled import formats
 from anychip_sdk.kits.torch.weights import Weight
 
 from anychip_cpu.kernel_ops import KernelOps
@@ -23,7 +24,7 @@ class CpuDevice(TorchDevice):
         found = kernels()
         capabilities = Capabilities(
             weight_dtypes=DTYPES,
-            kv_dtypes=DTYPES,
+            kv_dtypes=(*DTYPES, *formats("cpu")),
             page_sizes=PAGE_SIZES,
             sliding_window=True,
             softcap=True,

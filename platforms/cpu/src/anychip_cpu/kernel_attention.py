@@ -9,6 +9,7 @@ import torch
 from anychip_sdk.contract import AttentionSpec, Batch, Layer
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import TorchAttention
+from anychip_sdk.kits.torch.scaled import ScaledPages
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class KernelAttention(TorchAttention):
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         T, H = q.shape[:2]
-        if not self._serves(q, keys, H):
+        if isinstance(keys, ScaledPages) or isinstance(values, ScaledPages) or not self._serves(q, keys, H):
             return self._launch.kit(super().attend, q, kv, batch, layer)
         q = self._launch.dense(q)
         out = self._launch.empty((T, H * values.shape[-1]), like=q)
@@ -81,7 +82,7 @@ class KernelAttention(TorchAttention):
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         heads = q.shape[1] // spec.head_dim
-        if not self._serves(q, keys, heads):
+        if isinstance(keys, ScaledPages) or isinstance(values, ScaledPages) or not self._serves(q, keys, heads):
             norms = {"angles": angles, "q_norm": q_norm, "k_norm": k_norm}
             return self._launch.kit(super().prepare, q, k, v, kv, batch, layer, **norms)
         q, k, v = (self._launch.rows(x) for x in (q, k, v))

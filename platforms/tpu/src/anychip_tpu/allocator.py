@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from anychip_sdk.contract import DType, KVLayout, KVSpec, NotSupported
+from anychip_sdk.contract import KVDType, KVLayout, KVSpec, NotSupported
 from anychip_sdk.kits.jax import JaxAllocator, Ranks
 from anychip_sdk.kits.jax.allocator import KV
 
@@ -24,7 +24,7 @@ EMULATED_BYTES = 2**26
 class TpuAllocator(JaxAllocator):
     """most: bytes of KV cache, at most; None: as many as the core gives."""
 
-    def __init__(self, ranks: Ranks, dtypes: Sequence[DType], most: int | None = None) -> None:
+    def __init__(self, ranks: Ranks, dtypes: Sequence[KVDType], most: int | None = None) -> None:
         super().__init__(ranks, dtypes, PAGE_SIZES)
         self._most = most
 

@@ -23,6 +23,7 @@ from anychip_sdk.contract import (
     Device,
     DeviceInfo,
     DType,
+    KVDType,
     KVLayout,
     KVSpec,
     Paged,
@@ -38,7 +39,7 @@ Body = Callable[[Any, Mapping[str, Any], Batch, Any], tuple[Any, Any]]
 Weights = Mapping[str, Given]
 
 
-def layout(groups: Sequence[Paged], dtype: DType, page_size: int, pages: int, slots: int = 64) -> KVLayout:
+def layout(groups: Sequence[Paged], dtype: KVDType, page_size: int, pages: int, slots: int = 64) -> KVLayout:
     return KVLayout(KVSpec(tuple(groups), dtype), page_size, (pages,) * len(groups), slots)
 
 

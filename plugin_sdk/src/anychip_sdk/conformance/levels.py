@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from anychip_sdk.contract import Capabilities
+from anychip_sdk.contract import SCALED_KV, Capabilities
 
 Level = Literal["bronze", "silver", "gold"]
 Tier = Literal["quick", "full", "certify"]
@@ -39,9 +39,9 @@ PROFILES: Mapping[str, Callable[[Capabilities], bool] | None] = {
     "softcap": lambda claims: claims.softcap,
     "moe": lambda claims: claims.moe,
     "quant": lambda claims: bool(claims.quantize),
+    "kv8": lambda claims: bool(set(claims.kv_dtypes) & set(SCALED_KV)),
     "mla": None,
     "sinks": None,
-    "fp8kv": None,
     "lora": None,
 }
 """Profile -> whether these capabilities declare it; None where the contract has no such capability yet."""

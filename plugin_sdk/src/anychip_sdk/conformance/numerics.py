@@ -19,11 +19,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from anychip_sdk.contract import DType
+from anychip_sdk.contract import DType, KVDType
 
 Wide = NDArray[np.float64]
 
-_NUMPY: Mapping[DType, Any] = {
+_NUMPY: Mapping[KVDType, Any] = {
     "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float64": np.float64,
 }  # fmt: skip
 EPS: Mapping[DType, float] = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10, "float64": 2.0**-52}
@@ -35,12 +35,12 @@ def nmse_ceiling(dtype: DType) -> float:
     return (16 * max(EPS[dtype], EPS["float32"])) ** 2  # results come back in float32
 
 
-def carrier(dtype: DType) -> Any:
+def carrier(dtype: KVDType) -> Any:
     """The numpy dtype in which values of `dtype` are kept and computed: float32 holds both 16-bit formats."""
     return np.float64 if dtype == "float64" else np.float32
 
 
-def rounded(x: Any, dtype: DType) -> NDArray[Any]:
+def rounded(x: Any, dtype: KVDType) -> NDArray[Any]:
     """x on the grid of `dtype`, as its carrier."""
     with np.errstate(over="ignore"):
         y: NDArray[Any] = np.asarray(x).astype(_NUMPY[dtype]).astype(carrier(dtype))

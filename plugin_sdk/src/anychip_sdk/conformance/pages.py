@@ -12,7 +12,7 @@ from anychip_sdk.conformance import batches
 from anychip_sdk.conformance.batches import Span
 from anychip_sdk.conformance.inputs import Draw, Given, table
 from anychip_sdk.conformance.lab import Array, Body, Trio, Weights, layout
-from anychip_sdk.contract import AttentionSpec, Batch, DType, KVLayout, Layer, Paged
+from anychip_sdk.contract import AttentionSpec, Batch, DType, KVDType, KVLayout, Layer, Paged
 
 
 class Maker(Protocol):
@@ -26,7 +26,8 @@ class Maker(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """`spans`: decodes first. `order`: seed of the permutation of pages, None for 1, 2, 3 ... `spread`: scale of the
-    drawn queries and keys. `name`: goes before the names of what is drawn, where a check has several scenes."""
+    drawn queries and keys. `kept`: what KV is kept in, None for the test dtype. `uneven`: vectors of K and V differ in
+    magnitude, and some are zero. `name`: goes before the names of what is drawn, where a check has several scenes."""
 
     spec: AttentionSpec
     spans: tuple[Span, ...]
@@ -35,9 +36,13 @@ class Setting:
     order: int | None = 1
     spread: float = 1.0
     poison: bool = True
+    kept: KVDType | None = None
+    uneven: bool = False
     name: str = ""
 
 
+MAGNITUDES = (1.0, 0.25, 2.0, 0.0, 0.5)
+"""Of uneven vectors, in turn."""
 LAYERS = 2
 """Layers of the group. The last one is used; the one before it holds NaN, so that a mix-up shows."""
 
@@ -65,8 +70,10 @@ class Scene:
             "v": lab.draw.normal(f"{setting.name}v", self.rows + 1, K * D, dtype=dtype),
         }
         for name in "kv":
+            if setting.uneven:  # powers of two: the rows stay on the dtype's grid
+                drawn[name] *= np.resize(MAGNITUDES, self.rows + 1)[:, None].astype(drawn[name].dtype)
             drawn[name][-1] = np.nan
-        kv = layout([group], dtype, setting.page_size, self.pages)
+        kv = layout([group], setting.kept or dtype, setting.page_size, self.pages)
         self.width = H * D
         self._bodies: dict[object, Body] = {}
         self.trio = lab.trio(dtype, {n: table(x) for n, x in drawn.items()} | (extra or {}), kv)

@@ -1,4 +1,5 @@
-"""Whole engines against the oracle's: the tokens must be the same, and in 16 bits only near ties may differ.
+"""Whole engines against the oracle's: the tokens must be the same, and in 16 bits or with KV in 8 only near ties
+may differ.
 
 Near tie: the oracle gives both tokens' logprobs. Each may be off by twice the reference engine's largest error (see
 `numerics.py`), so two tokens can change places where they are no further apart than twice that."""
@@ -17,7 +18,7 @@ from anychip_sdk.conformance import models
 from anychip_sdk.conformance.engines import Done, Engine
 from anychip_sdk.conformance.lab import oracle_device
 from anychip_sdk.conformance.reference import ReferenceDevice
-from anychip_sdk.contract import Device, DType, StepPlugin
+from anychip_sdk.contract import SCALED_KV, Device, DType, KVDType, StepPlugin
 
 
 def greedy(tokens: int, **fields: Any) -> Any:
@@ -36,15 +37,17 @@ class Model:
     path: Path
     open: Callable[[], Device | StepPlugin]
     seed: int
+    kept: KVDType | None = None
+    """what KV is kept in; None: in `dtype`"""
     _oracle: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
-        return self.dtype in ("float32", "float64")
+        return self.dtype in ("float32", "float64") and self.kept not in SCALED_KV
 
     def engine(self, **options: Any) -> Engine:
         """On the device under test."""
-        return Engine(self.path, self.open(), **{"dtype": self.dtype, **options})
+        return Engine(self.path, self.open(), **{"dtype": self.dtype, "kv_dtype": self.kept or "auto", **options})
 
     def oracle(self, **options: Any) -> Engine:
         return Engine(self.path, oracle_device(), **{"dtype": "float64", **options})
@@ -71,7 +74,7 @@ class Model:
         """The largest error of the reference engine's logprobs, over random tokens."""
         sequences = models.prompts((60, 60), self.seed + 1)
         exact = self.scored(oracle_device(), "float64", sequences)
-        reference = ReferenceDevice(self.dtype)
+        reference = ReferenceDevice(self.dtype, self.kept)
         mine = self.scored(reference, reference.capabilities.weight_dtypes[0], sequences)
         return float(max(np.abs(a - b).max() for a, b in zip(exact, mine, strict=True)))
 
@@ -93,7 +96,7 @@ class Model:
         worst = int(gaps.argmax())
         assert gaps[worst] <= 4 * self.e_ref, (
             f"{where}; its token {worst} is {gaps[worst]:.3g} less likely (log) than the best one: no near tie, which "
-            f"ends at {4 * self.e_ref:.3g} in {self.dtype}"
+            f"ends at {4 * self.e_ref:.3g} in {self.dtype}{f' with KV in {self.kept}' if self.kept else ''}"
         )
 
 

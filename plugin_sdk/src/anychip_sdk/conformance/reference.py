@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from anychip_sdk.conformance.numerics import carrier, rounded
-from anychip_sdk.conformance.quantised import INPUT_BITS, Quantised, on_grid, quantised
+from anychip_sdk.conformance.quantised import INPUT_BITS, Quantised, kept, on_grid, quantised
 from anychip_sdk.contract import (
     Activation,
     AttentionSpec,
@@ -21,15 +21,16 @@ from anychip_sdk.contract import (
     Capabilities,
     DeviceInfo,
     DType,
+    KVDType,
     Layer,
     MoESpec,
     Reader,
     WeightSpec,
 )
 from anychip_sdk.kits.numpy import NumpyAttention, NumpyDevice, NumpyOps, Weight, math
+from anychip_sdk.kits.numpy.allocator import KV
+from anychip_sdk.kits.numpy.scaled import cells, read
 from anychip_sdk.kits.numpy.weights import pack
-
-KV = list[tuple[np.ndarray, np.ndarray]]
 
 
 def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -43,7 +44,7 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 class ReferenceOps(NumpyOps):
     extends = ("dtype",)
 
-    def __init__(self, dtype: DType, kv_dtype: DType) -> None:
+    def __init__(self, dtype: DType, kv_dtype: KVDType) -> None:
         super().__init__()
         self.dtype = dtype
         self.attention = ReferenceAttention(dtype, kv_dtype)
@@ -91,11 +92,12 @@ class ReferenceOps(NumpyOps):
 class ReferenceAttention(NumpyAttention):
     extends = ("dtype", "kv_dtype")
 
-    def __init__(self, dtype: DType, kv_dtype: DType) -> None:
+    def __init__(self, dtype: DType, kv_dtype: KVDType) -> None:
         self.dtype, self.kv_dtype = dtype, kv_dtype
 
     def write(self, k: np.ndarray, v: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> KV:
-        return super().write(rounded(k, self.kv_dtype), rounded(v, self.kv_dtype), kv, batch, layer)
+        k, v = (rounded(kept(x, self.kv_dtype), self.dtype) for x in (k, v))
+        return super().write(k, v, kv, batch, layer)
 
     def prepare(
         self,
@@ -123,19 +125,19 @@ class ReferenceAttention(NumpyAttention):
 
     def attend(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> np.ndarray:
         spec = layer.attention
-        keys, values = (cache[layer.kv_index] for cache in kv[spec.group])  # [pages, page_size, K, D]
+        K, Dv = cells(kv[spec.group][1]).shape[3:]
         T, H, _ = q.shape
-        out = np.zeros((T, H, values.shape[-1]), q.dtype)
+        out = np.zeros((T, H, Dv), q.dtype)
         for seq in range(int(batch.counts[1])):
             start, stop = int(batch.query_start[seq]), int(batch.query_start[seq + 1])
             length, pages = int(batch.seq_lens[seq]), batch.page_table[spec.group, seq]
             k, v = (
-                np.repeat(c[pages].reshape(-1, *c.shape[2:])[:length].swapaxes(0, 1), H // c.shape[2], axis=0)
-                for c in (keys, values)
+                np.repeat(read(cache, layer.kv_index, pages, q.dtype)[:length].swapaxes(0, 1), H // K, axis=0)
+                for cache in kv[spec.group]
             )  # [H, L, D]
             seen = _seen(batch.positions[start:stop], length, spec.window)
             out[start:stop] = self._heads_attend(q[start:stop].swapaxes(0, 1), k, v, seen, spec).swapaxes(0, 1)
-        return out.reshape(T, H * values.shape[-1])
+        return out.reshape(T, H * Dv)
 
     def _heads_attend(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray, spec: AttentionSpec
@@ -165,7 +167,7 @@ class ReferenceDevice(NumpyDevice):
 
     extends = ("dtype",)
 
-    def __init__(self, dtype: DType, kv_dtype: DType | None = None) -> None:
+    def __init__(self, dtype: DType, kv_dtype: KVDType | None = None) -> None:
         super().__init__(DeviceInfo(name="reference", description=f"the reference in {dtype}", details={}))
         wide: DType = "float64" if dtype == "float64" else "float32"
         self.capabilities: Capabilities = replace(self.capabilities, weight_dtypes=(wide,), kv_dtypes=(wide,))

@@ -18,7 +18,7 @@ from anychip_sdk.conformance.runner import AreaRun, Request
 from anychip_sdk.conformance.under_test import UnderTest
 from anychip_sdk.conformance.version import SUITE_VERSION
 from anychip_sdk.conformance.waivers import Waiver
-from anychip_sdk.contract import CONTRACT_VERSION, Capabilities, Device, StepPlugin
+from anychip_sdk.contract import CONTRACT_VERSION, SCALED_KV, Capabilities, Device, StepPlugin
 
 COLOURS = {
     "Gold": "gold", "Silver": "silver", "Bronze": "cd7f32", "partial run": "lightgrey", "not conformant": "red"
@@ -120,14 +120,18 @@ def broken_claims(results: Sequence[dict[str, Any]], claims: Capabilities) -> li
         claim = r.get("claim") or _CLAIM_OF_PROFILE.get(r.get("profile") or "")
         if claim is not None and getattr(claims, claim):
             found.setdefault(f"{claim} is declared", []).append(r)
-    for dtype in dict.fromkeys((*claims.weight_dtypes, *claims.kv_dtypes)):
-        found[f"{dtype} is declared"] = [r for r in results if f"[{dtype}" in r["id"] or f"-{dtype}" in r["id"]]
+    floats = [d for d in (*claims.weight_dtypes, *claims.kv_dtypes) if d not in SCALED_KV]
+    typed: dict[str, tuple[str, ...]] = {f"{d} is declared": (f"[{d}", f"-{d}") for d in floats}
+    typed |= {f"KV in {d} is declared": (f"{d} KV",) for d in claims.kv_dtypes if d in SCALED_KV}
+    for claim, marks in typed.items():
+        found[claim] = [r for r in results if any(mark in r["id"] for mark in marks)]
     lines = []
     for claim, mine in found.items():
         bad = [r["id"] for r in mine if r["outcome"] == "failed"]
         ran = sum(r["outcome"] in ("passed", "failed", "waived") for r in mine)
-        typed = claim.split()[0] in (*claims.weight_dtypes, *claims.kv_dtypes)
-        if bad and (len(bad) == ran or not typed):  # some failures in a dtype are faults, all are a wrong claim
+        if bad and (
+            len(bad) == ran or claim not in typed
+        ):  # some failures in a dtype are faults, all are a wrong claim
             lines.append(f"{claim}, but {len(bad)} of {ran} checks of it fail, first {bad[0]}")
     return lines
 

@@ -1,4 +1,4 @@
-"""Pages whose content can be read back exactly, through attention alone.
+"""Pages whose content can be read back exactly, through attention alone; with KV in 8 bits, as exactly as these are.
 
 The key at offset o of every page is a code: row o of a Hadamard matrix, then its negatives, so that two codes never
 have more in common than nothing. A decode that asks with code o finds the value at offset o with a weight of exactly
@@ -16,7 +16,9 @@ import pytest
 from anychip_sdk.conformance import batches
 from anychip_sdk.conformance.inputs import Draw, table
 from anychip_sdk.conformance.lab import Array, Bench, Body, layout
-from anychip_sdk.contract import AttentionSpec, Batch, Device, DType, Layer, Paged
+from anychip_sdk.conformance.numerics import EPS
+from anychip_sdk.conformance.quantised import rounding
+from anychip_sdk.contract import SCALED_KV, AttentionSpec, Batch, Device, DType, KVDType, Layer, Paged
 
 HEADS, DIM = 2, 64
 MAX_PAGE = 2 * DIM
@@ -49,11 +51,14 @@ class Shelf:
 
     def __init__(
         self, device: Device, draw: Draw, dtype: DType, *, pages: int = 9, values: int = 6, layers: int = 1,
-        groups: int = 1,
+        groups: int = 1, kept: KVDType | None = None,
     ) -> None:  # fmt: skip
         self.size = page_size(device)
         self.pages, self.groups = pages, groups
+        self.dtype, self.kept = dtype, kept or dtype
         self.values = draw.normal("values", values * self.size, HEADS * DIM, dtype=dtype)
+        if self.kept in SCALED_KV:  # neighbours differ in scale; powers of two stay on the dtype's grid
+            self.values *= 2.0 ** (np.arange(len(self.values)) % 5 - 2)[:, None].astype(self.values.dtype)
         keys = np.tile(np.tile(codes(self.size), (values, 1)), (1, HEADS))
         none = np.zeros((self.size, HEADS * DIM), np.float32)
         tables = {
@@ -62,7 +67,7 @@ class Shelf:
             "v": table(np.concatenate([self.values, none])),
         }
         paged = Paged(layers=layers, kv_heads=HEADS, k_dim=DIM, v_dim=DIM)
-        self.bench = Bench(device, dtype, tables, layout([paged] * groups, dtype, self.size, pages + 1, slots=2048))
+        self.bench = Bench(device, dtype, tables, layout([paged] * groups, self.kept, self.size, pages + 1, slots=2048))
         self._reader = values * self.size  # id of the reader of offset 0
         self._bodies: dict[tuple[int, int], Body] = {}
 
@@ -86,7 +91,7 @@ class Shelf:
         self.write([(page, offset, value) for offset in range(self.size)], layer, group)
 
     def read(self, pages: Sequence[int], layer: int = 0, group: int = 0) -> Array:
-        """[pages, size, HEADS * DIM], exactly as they were written."""
+        """[pages, size, HEADS * DIM], as they were written."""
         size, count = self.size, len(pages)
         spans = [(size, 1)] * (count * size)
         mine = [[[page, self.pages] for page in pages for _ in range(size)]]
@@ -102,9 +107,17 @@ class Shelf:
         got = self.read(pages, layer, group)
         for (page, offset), value in wanted.items():
             right = self.values[value * self.size + offset].astype(np.float32)
-            assert np.array_equal(got[pages.index(page), offset], right), (
+            assert self._same(got[pages.index(page), offset], right), (
                 f"{what}page {page}, offset {offset} does not hold what was written there"
             )
+
+    def _same(self, got: Array, right: Array) -> bool:
+        """Bit by bit; in 8 bits to twice what rounding moves a number, and the rounding of the result."""
+        if self.kept not in SCALED_KV:
+            return np.array_equal(got, right)
+        heads = right.reshape(HEADS, DIM).astype(np.float64)
+        allowed = 2 * rounding(heads, self.kept) + max(EPS[self.dtype], EPS["float32"]) * np.abs(heads)
+        return bool((np.abs(got.reshape(HEADS, DIM) - heads) <= allowed).all())
 
     def whole(self, contents: dict[int, int]) -> dict[tuple[int, int], int]:
         """page -> value, for every offset."""

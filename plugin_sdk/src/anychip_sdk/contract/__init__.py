@@ -13,10 +13,12 @@ from anychip_sdk.contract.ops import NO_TOKEN, Ops, Sampled
 from anychip_sdk.contract.platform import Absent, Broken, Found, Manifest, Planned, Platform, Rates
 from anychip_sdk.contract.specs import (
     QUANT_FORMATS,
+    SCALED_KV,
     Activation,
     AttentionSpec,
     Bucket,
     DType,
+    KVDType,
     KVLayout,
     KVSpec,
     Layer,
@@ -32,10 +34,10 @@ from anychip_sdk.contract.step_plugin import StepPlugin
 from anychip_sdk.contract.version import CONTRACT_VERSION, Version
 
 __all__ = [
-    "CONTRACT_VERSION", "ENTRY_POINT_GROUP", "FLOAT_COLUMNS", "NO_TOKEN", "QUANT_FORMATS", "ROW_WORDS",
+    "CONTRACT_VERSION", "ENTRY_POINT_GROUP", "FLOAT_COLUMNS", "NO_TOKEN", "QUANT_FORMATS", "ROW_WORDS", "SCALED_KV",
     "Absent", "Activation", "Allocator", "Attention", "AttentionSpec", "Batch", "Broken", "Bucket", "Capabilities",
-    "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVLayout",
-    "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged", "Pending",
-    "Planned", "Platform", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step",
+    "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVDType",
+    "KVLayout", "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged",
+    "Pending", "Planned", "Platform", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step",
     "StepKey", "StepPlugin", "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
 ]  # fmt: skip

@@ -41,11 +41,12 @@ class Allocator(Checked):
 
         page_size: tokens, asked for by the user; None lets the device choose. max_len: longest sequence. slots:
         request slots, scratch included. No more pages than `slots - 1` sequences of `max_len` can use.
-        Raises NotSupported for a page size it cannot do."""
+        Raises NotSupported for a page size it cannot do, and for a `spec.dtype` that the capabilities do not list."""
 
     @abstractmethod
     def allocate(self, layout: KVLayout) -> KV:
-        """Raises OutOfMemory. Contents are arbitrary, but finite in page 0."""
+        """Raises OutOfMemory. Contents are arbitrary, but finite in page 0. What SCALED_KV names has its scales beside
+        its pages, as the device likes them."""
 
     @abstractmethod
     def free(self, kv: KV) -> None:
@@ -53,5 +54,5 @@ class Allocator(Checked):
 
     @abstractmethod
     def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
-        """Copies page source[i] to target[i], int32 [N] each, in every layer of the group, in stream order. No
-        page stands in both arrays, and none twice in `target`."""
+        """Copies page source[i] to target[i], int32 [N] each, in every layer of the group, with the scales of its
+        vectors, in stream order. No page stands in both arrays, and none twice in `target`."""

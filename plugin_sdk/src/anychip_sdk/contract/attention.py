@@ -36,13 +36,14 @@ class Attention(Checked):
 
     @abstractmethod
     def write(self, k: Array, v: Array, kv: KV, batch: Batch, layer: Layer) -> KV:
-        """k: [T, K, D], v: [T, K, Dv] go to `batch.slot_mapping[group]` of the layer's cache. Padding goes to
-        scratch. Returns the cache (the same one where it is changed in place)."""
+        """k: [T, K, D], v: [T, K, Dv] go to `batch.slot_mapping[group]` of the layer's cache, rounded to what that is
+        kept in (`KVDType`). Padding goes to scratch. Returns the cache (the same one where it is changed in place)."""
 
     @abstractmethod
     def attend(self, q: Array, kv: KV, batch: Batch, layer: Layer) -> Array:
         """q: [T, H, D] -> [T, H * Dv], q's dtype. K and V of this step are written already. The token at position
-        p sees positions max(0, p - window + 1) to p. Masked places of a page may hold NaN and must not leak."""
+        p sees positions max(0, p - window + 1) to p. Masked places of a page, and their scales, may hold NaN
+        and must not leak."""
 
     @abstractmethod
     def prepare(

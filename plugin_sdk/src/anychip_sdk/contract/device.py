@@ -14,7 +14,7 @@ from anychip_sdk.contract.batch import Batch
 from anychip_sdk.contract.checked import Checked
 from anychip_sdk.contract.communicator import Communicator
 from anychip_sdk.contract.ops import Ops, Sampled
-from anychip_sdk.contract.specs import Bucket, DType, Layer, SampleKind, StepKey, WeightSpec
+from anychip_sdk.contract.specs import Bucket, DType, KVDType, Layer, SampleKind, StepKey, WeightSpec
 
 Handle = Any
 KV = Any
@@ -34,17 +34,18 @@ class DeviceInfo:
 class Capabilities:
     """What a device claims. The conformance suite tests every claim and every refusal.
 
-    `weight_dtypes`, `kv_dtypes`: first is preferred. `sampling`: False where `Ops.sample` is refused; steps return
-    their logits [R, V] as `Sampled.top_logprobs` then, and the host samples. `device_feedback`: a step may take tokens
-    that the step before it sampled (`Batch.feed`); it needs `sampling`. `asynchronous`: a compiled step returns before
-    its result is there, so that the core lays out and launches the next step meanwhile; it needs `device_feedback`, and
-    `Device.lend` must not give a buffer again before the result after the next was asked for. `batch_invariant`: a
-    request's result does not depend on its batch. `step_tokens`: a step of more tokens is no faster per token; the
-    engine's budget unless the user sets one. `quantize`: the names of QUANT_FORMATS that `Device.pack` takes in
-    `WeightSpec.quantize`."""
+    `weight_dtypes`, `kv_dtypes`: first is preferred. Unless the user asks for another, KV is kept in the weights'
+    dtype; each is read and written with activations in any weight dtype. `sampling`: False where `Ops.sample` is
+    refused; steps return their logits [R, V] as `Sampled.top_logprobs` then, and the host samples. `device_feedback`: a
+    step may take tokens that the step before it sampled (`Batch.feed`); it needs `sampling`. `asynchronous`: a compiled
+    step returns before its result is there, so that the core lays out and launches the next step meanwhile; it needs
+    `device_feedback`, and `Device.lend` must not give a buffer again before the result after the next was asked for.
+    `batch_invariant`: a request's result does not depend on its batch. `step_tokens`: a step of more tokens is no
+    faster per token; the engine's budget unless the user sets one. `quantize`: the names of QUANT_FORMATS that
+    `Device.pack` takes in `WeightSpec.quantize`."""
 
     weight_dtypes: tuple[DType, ...]
-    kv_dtypes: tuple[DType, ...]
+    kv_dtypes: tuple[KVDType, ...]
     page_sizes: tuple[int, ...] = (16,)
     max_head_dim: int = 256
     sliding_window: bool = False

@@ -9,6 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 DType = Literal["float32", "bfloat16", "float16", "float64"]
+KVDType = DType | Literal["int8", "fp8"]
+"""What KV is kept in. In "int8" and "fp8" (floats of 8 bits with 4 of exponent and 3 of mantissa, OCP's or fnuz's as
+the device has them) each vector of K and of V, one token's in one KV head, is numbers of 8 bits times a float32 scale
+of its own: its largest magnitude over the format's largest number. Numbers are rounded to nearest, a vector of zeros
+reads as zeros, and one that holds NaN or infinity reads as NaN."""
 WeightKind = Literal["linear", "norm", "embedding", "experts", "rope", "vector"]
 Activation = Literal["silu", "gelu_tanh"]
 
@@ -88,18 +93,24 @@ class Paged:
     window: int | None = None
 
 
+SCALED_KV: tuple[KVDType, ...] = ("int8", "fp8")
+"""Of what KV is kept in: numbers with a scale for each vector."""
+
+_KV_ITEM: Mapping[KVDType, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "fp8": 1}
+
+
 @dataclass(frozen=True)
 class KVSpec:
-    """All KV groups of a model and the dtype they are kept in."""
+    """All KV groups of a model and what they are kept in."""
 
     groups: tuple[Paged, ...]
-    dtype: DType
+    dtype: KVDType
 
     def page_bytes(self, group: int, page_size: int) -> int:
-        """Bytes of one page of `group`, over all its layers."""
+        """Bytes of one page of `group`, over all its layers, the scales of its vectors included."""
         g = self.groups[group]
-        item = np.dtype(np.uint16).itemsize if self.dtype in ("bfloat16", "float16") else int(self.dtype[5:]) // 8
-        return g.layers * page_size * g.kv_heads * (g.k_dim + g.v_dim) * item
+        scales = 2 * 4 if self.dtype in SCALED_KV else 0
+        return g.layers * page_size * g.kv_heads * ((g.k_dim + g.v_dim) * _KV_ITEM[self.dtype] + scales)
 
 
 @dataclass(frozen=True)

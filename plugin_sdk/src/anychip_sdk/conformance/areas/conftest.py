@@ -17,7 +17,7 @@ from anychip_sdk.conformance.numerics import Verdict
 from anychip_sdk.conformance.parity import Model, fitting_page_size
 from anychip_sdk.conformance.plugin import DRAW, SETTINGS, Settings, check_id
 from anychip_sdk.conformance.under_test import UnderTest, find
-from anychip_sdk.contract import Batch, Device, DType, KVLayout, NotSupported, StepPlugin
+from anychip_sdk.contract import SCALED_KV, Batch, Device, DType, KVDType, KVLayout, NotSupported, StepPlugin
 
 UNDER_TEST = pytest.StashKey[UnderTest]()
 OPENED = pytest.StashKey[Device | StepPlugin]()
@@ -38,7 +38,7 @@ def _opened(config: pytest.Config) -> Device | StepPlugin:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`dtype`: every one the device multiplies in. `kv_dtype`: those of them in which it keeps KV as well.
-    `quantised`: every format of weights it declares."""
+    `quantised`: every format of weights it declares. `kv8`: every format of KV in 8 bits it declares."""
     settings = metafunc.config.stash[SETTINGS]
     if settings.device is None and settings.plugin is None:
         return
@@ -50,6 +50,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "quantised" in metafunc.fixturenames:
         none = pytest.param("none", marks=pytest.mark.skip(reason="the device does not declare quant"))
         metafunc.parametrize("quantised", _opened(metafunc.config).capabilities.quantize or [none])
+    if "kv8" in metafunc.fixturenames:
+        none = pytest.param("none", marks=pytest.mark.skip(reason="the device does not declare kv8"))
+        declared = [d for d in _opened(metafunc.config).capabilities.kv_dtypes if d in SCALED_KV]
+        metafunc.parametrize("kv8", declared or [none], ids=lambda d: f"{d} KV")
 
 
 @pytest.fixture(scope="session")
@@ -147,18 +151,18 @@ def lab(
 @pytest.fixture(scope="session")
 def model(
     under_test: UnderTest, opened: Device | StepPlugin, settings: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, DType], Model]:
-    """(family, dtype) -> a tiny checkpoint of it, made once. Leaves out a check whose model the device does not
-    declare the means for."""
+) -> Callable[..., Model]:
+    """(family, dtype, what KV is kept in) -> a tiny checkpoint of it, made once. Leaves out a check whose model the
+    device does not declare the means for."""
 
     @cache
-    def make(family: str, dtype: DType) -> Model:
+    def make(family: str, dtype: DType, kept: KVDType | None = None) -> Model:
         for profile in PROFILE[family]:
             declared = PROFILES[profile]
             if declared is None or not declared(opened.capabilities):
                 pytest.skip(f"the device does not declare {profile}")
         path = write(family, tmp_path_factory.mktemp(family), dtype, settings.seed)
-        made = Model(family, dtype, path, under_test.open, settings.seed)
+        made = Model(family, dtype, path, under_test.open, settings.seed, kept)
         if isinstance(opened, StepPlugin):
             try:
                 made.engine().close()

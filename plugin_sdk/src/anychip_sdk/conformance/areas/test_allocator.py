@@ -19,7 +19,18 @@ from anychip_sdk.conformance.areas.test_ops import ALL_DTYPES
 from anychip_sdk.conformance.lab import layout
 from anychip_sdk.conformance.marks import check
 from anychip_sdk.conformance.shelf import MAX_PAGE, Shelf, page_size
-from anychip_sdk.contract import Device, DType, KVLayout, KVSpec, NotSupported, OutOfMemory, Paged, StepPlugin
+from anychip_sdk.contract import (
+    SCALED_KV,
+    Device,
+    DType,
+    KVDType,
+    KVLayout,
+    KVSpec,
+    NotSupported,
+    OutOfMemory,
+    Paged,
+    StepPlugin,
+)
 from anychip_sdk.kits.host import host_memory
 
 FULL = Paged(layers=3, kv_heads=2, k_dim=64, v_dim=64)
@@ -41,19 +52,30 @@ def test_memory_is_possible(opened: Device | StepPlugin) -> None:
 @pytest.mark.parametrize("groups", SPECS.values(), ids=SPECS.keys())
 def test_a_layout_keeps_to_its_budget(opened: Device | StepPlugin, groups: tuple[Paged, ...]) -> None:
     """As many pages as fit, never fewer for more bytes, page 0 among them. A page takes no less than it holds."""
-    spec, make = KVSpec(groups, opened.capabilities.kv_dtypes[0]), _layout(opened)
+    _keeps_to_budgets(opened, KVSpec(groups, opened.capabilities.kv_dtypes[0]))
+
+
+@check(since="1.2", profile="kv8")
+def test_a_layout_counts_the_scales_of_8_bits(opened: Device | StepPlugin, kv8: KVDType, needed_profile: None) -> None:
+    spec = KVSpec((FULL, WINDOWED), kv8)
+    assert spec.page_bytes(0, 16) == 3 * 16 * 2 * 2 * (64 + 4)
+    _keeps_to_budgets(opened, spec)
+
+
+def _keeps_to_budgets(opened: Device | StepPlugin, spec: KVSpec) -> None:
+    make, count = _layout(opened), len(spec.groups)
     before: tuple[int, ...] = ()
     for budget in (3 << 20, 5 << 20, 64 << 20):
         made = make(spec, budget=budget, page_size=None, max_len=100_000, slots=300)
         assert made.spec == spec and made.slots == 300  # noqa: PT018
         assert made.page_size in opened.capabilities.page_sizes, f"page size {made.page_size} is not declared"
-        assert len(made.pages) == len(groups) and min(made.pages) >= 2, f"pages {made.pages}"  # noqa: PT018
-        for g in range(len(groups)):
+        assert len(made.pages) == count and min(made.pages) >= 2, f"pages {made.pages}"  # noqa: PT018
+        for g in range(count):
             held, taken = spec.page_bytes(g, made.page_size), made.page_bytes(g)
             assert taken >= held, f"a page of group {g} holds {held} bytes, but takes {taken} of the budget"
         assert made.nbytes <= budget, f"pages {made.pages} of {made.page_size} tokens are more than {budget} bytes"
         rest = budget - made.nbytes
-        more = sum(made.page_bytes(g) for g in range(len(groups)))
+        more = sum(made.page_bytes(g) for g in range(count))
         assert rest < 2 * more, f"{rest} bytes of {budget} are left over, a page in every group costs {more}"
         assert all(n >= b for n, b in zip(made.pages, before, strict=False)), "a larger budget buys fewer pages"
         before = made.pages
@@ -83,7 +105,7 @@ def test_every_declared_page_size_and_no_other(opened: Device | StepPlugin) -> N
 @check(since="1.0")
 def test_undeclared_kv_dtypes_are_refused(opened: Device | StepPlugin) -> None:
     make = _layout(opened)
-    for dtype in ALL_DTYPES:
+    for dtype in (*ALL_DTYPES, *SCALED_KV):
         if dtype not in opened.capabilities.kv_dtypes:
             spec = KVSpec((FULL,), dtype)
             _refused(lambda spec=spec: make(spec, budget=64 << 20, page_size=None, max_len=64, slots=9),  # type: ignore[misc]
@@ -155,7 +177,15 @@ def _dtype(lab: Lab) -> DType:
 @check(since="1.0")
 def test_pages_are_copied_in_every_layer(lab: Lab, kv_dtype: DType) -> None:
     """source[i] to target[i], all layers of the group, K and V, and no other page."""
-    shelf = Shelf(lab.device, lab.draw, kv_dtype, pages=8, layers=2, groups=2)
+    _copies(Shelf(lab.device, lab.draw, kv_dtype, pages=8, layers=2, groups=2))
+
+
+@check(since="1.2", profile="kv8")
+def test_scales_are_copied_with_their_pages(lab: Lab, kv8: KVDType) -> None:
+    _copies(Shelf(lab.device, lab.draw, _dtype(lab), pages=8, layers=2, groups=2, kept=kv8))
+
+
+def _copies(shelf: Shelf) -> None:
     for page in range(1, 8):
         for layer, group in ((0, 0), (1, 0), (0, 1), (1, 1)):
             shelf.fill(page, (page + layer + 2 * group) % 6, layer, group)
@@ -200,11 +230,12 @@ class Pages(RuleBasedStateMachine):
     """Writes, copies and reads in any order, against a plain table of what each page should hold."""
 
     lab: Lab
+    kept: KVDType | None = None
     PAGES = 7
 
     @initialize()
     def allocate(self) -> None:
-        self.shelf = Shelf(self.lab.device, self.lab.again().draw, _dtype(self.lab), pages=self.PAGES)
+        self.shelf = Shelf(self.lab.device, self.lab.again().draw, _dtype(self.lab), pages=self.PAGES, kept=self.kept)
         self.held: dict[tuple[int, int], int] = {}
         for page in range(1, self.PAGES):
             self.shelf.fill(page, 0)
@@ -240,7 +271,16 @@ class Pages(RuleBasedStateMachine):
 
 @check(since="1.0")
 def test_any_order_of_writes_and_copies(lab: Lab) -> None:
-    machine = type("Pages", (Pages,), {"lab": lab})
+    _in_any_order(lab)
+
+
+@check(since="1.2", profile="kv8")
+def test_any_order_of_writes_and_copies_in_8_bits(lab: Lab, kv8: KVDType) -> None:
+    _in_any_order(lab, kv8)
+
+
+def _in_any_order(lab: Lab, kept: KVDType | None = None) -> None:
+    machine = type("Pages", (Pages,), {"lab": lab, "kept": kept})
     run_state_machine_as_test(
         machine,
         settings=settings(

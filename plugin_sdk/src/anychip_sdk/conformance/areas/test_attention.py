@@ -5,6 +5,7 @@ In every check the places that nobody may read hold NaN: the ends of pages, page
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,24 @@ from anychip_sdk.conformance.batches import Span
 from anychip_sdk.conformance.inputs import norm, rope
 from anychip_sdk.conformance.marks import check, full
 from anychip_sdk.conformance.pages import Scene, Setting
-from anychip_sdk.contract import AttentionSpec, DType, NotSupported
+from anychip_sdk.contract import AttentionSpec, DType, KVDType, NotSupported
 
 PLAIN = AttentionSpec(head_dim=64, scale=64**-0.5)
 DECODES: tuple[Span, ...] = ((7, 1), (0, 1), (20, 1), (33, 1))
 PREFILLS: tuple[Span, ...] = ((0, 5), (4, 6), (0, 17), (19, 3))
 MIXED = DECODES[:2] + PREFILLS[1:3]
+
+
+def prepared(lab: Lab, dtype: DType, setting: Setting, norms: bool) -> tuple[Scene, dict[str, str]]:
+    """A scene with a rope table and norms, and the names of those that `run` is to take."""
+    dim = setting.spec.head_dim
+    frequencies = (1000.0 ** (-np.arange(0, dim, 2) / dim)).astype(np.float32)
+    extra = {"rope": rope(frequencies)}
+    fused = {"angles": "rope"}
+    if norms:
+        extra |= {n: norm(lab.draw.normal(n, dim) + 1) for n in ("q_norm", "k_norm")}
+        fused |= {"q_norm": "q_norm", "k_norm": "k_norm"}
+    return Scene(lab, dtype, setting, extra), fused
 
 
 def judge(lab: Lab, dtype: DType, setting: Setting) -> Scene:
@@ -158,13 +171,7 @@ def test_scores_far_and_near(lab: Lab, kv_dtype: DType, spread: float) -> None:
 def test_prepare_norms_rotates_and_writes(lab: Lab, kv_dtype: DType, dim: int, norms: bool) -> None:
     """q and k are normed per head, then rotated, in this order; v is neither. Earlier tokens went the same way."""
     spec = AttentionSpec(head_dim=dim, scale=dim**-0.5, eps=1e-3)
-    frequencies = (1000.0 ** (-np.arange(0, dim, 2) / dim)).astype(np.float32)
-    extra = {"rope": rope(frequencies)}
-    fused = {"angles": "rope"}
-    if norms:
-        extra |= {n: norm(lab.draw.normal(n, dim) + 1) for n in ("q_norm", "k_norm")}
-        fused |= {"q_norm": "q_norm", "k_norm": "k_norm"}
-    scene = Scene(lab, kv_dtype, Setting(spec=spec, spans=MIXED), extra)
+    scene, fused = prepared(lab, kv_dtype, Setting(spec=spec, spans=MIXED), norms)
     scene.write_history(scene.body(**fused))
     lab.check(scene.trio, scene.body(**fused), scene.batch(), scene.width)
 
@@ -205,6 +212,73 @@ def test_softcap_within_a_window(lab: Lab, kv_dtype: DType, window: int) -> None
     if not lab.device.capabilities.sliding_window:
         pytest.skip("the device does not declare sliding_window")
     judge(lab, kv_dtype, Setting(spec=replace(PLAIN, softcap=2.0, window=window), spans=MIXED, spread=1.8))
+
+
+def in_8_bits(kv8: KVDType, spans: tuple[Span, ...], **fields: Any) -> Setting:
+    """With vectors whose scales differ, some of them zero."""
+    return Setting(**{"spec": PLAIN, "spans": spans, "kept": kv8, "uneven": True, **fields})
+
+
+@check(since="1.2", profile="kv8")
+@pytest.mark.parametrize("spans", [DECODES, PREFILLS, MIXED], ids=["decodes", "prefills", "mixed"])
+def test_kv_in_8_bits(lab: Lab, dtype: DType, kv8: KVDType, spans: tuple[Span, ...]) -> None:
+    """With activations in every dtype. NaN in unused places, scales too, does not leak."""
+    judge(lab, dtype, in_8_bits(kv8, spans))
+
+
+@check(since="1.2", profile="kv8")
+@pytest.mark.parametrize("heads", [(8, 2), (9, 3), (7, 1)], ids=str)
+def test_grouped_query_heads_over_8_bits(lab: Lab, kv8: KVDType, heads: tuple[int, int]) -> None:
+    judge(lab, _first(lab), in_8_bits(kv8, MIXED, heads=heads))
+
+
+@check(since="1.2", profile="kv8")
+@pytest.mark.parametrize("dim", [80, 128, 256])
+def test_head_dims_in_8_bits(lab: Lab, kv8: KVDType, dim: int) -> None:
+    most = lab.device.capabilities.max_head_dim
+    if dim > most:
+        pytest.skip(f"max_head_dim is {most}")
+    judge(lab, _first(lab), in_8_bits(kv8, MIXED, spec=AttentionSpec(head_dim=dim, scale=dim**-0.5)))
+
+
+@check(since="1.2", profile="kv8")
+@pytest.mark.parametrize("new", [1, 3], ids=["decode", "prefill"])
+def test_page_edges_in_8_bits(lab: Lab, kv8: KVDType, new: int) -> None:
+    sizes = [s for s in lab.device.capabilities.page_sizes if s <= 256]
+    for size in sorted({sizes[0], sizes[len(sizes) // 2]}):
+        lengths = sorted({n for n in (size - 1, size, size + 1, 2 * size, 2 * size + 1) if n >= new})
+        setting = in_8_bits(kv8, tuple((n - new, new) for n in lengths), page_size=size, name=f"{size} ")
+        judge(lab, _first(lab), setting)
+
+
+@check(since="1.2", profile="kv8")
+def test_which_page_holds_what_makes_no_difference_in_8_bits(lab: Lab, kv8: KVDType) -> None:
+    """Permuting the physical pages is neutral, bit by bit: scales lie beside their pages."""
+    scene = judge(lab, _first(lab), in_8_bits(kv8, MIXED, order=None))
+    first = scene.on_device()
+    scene.reorder(2)
+    scene.write_history()
+    assert np.array_equal(scene.on_device(), first), "other physical pages gave other bits"
+
+
+@check(since="1.2", profile="kv8")
+@pytest.mark.parametrize("norms", [False, True], ids=["rope", "rope and norms"])
+def test_prepare_writes_8_bits(lab: Lab, dtype: DType, kv8: KVDType, norms: bool) -> None:
+    scene, fused = prepared(lab, dtype, in_8_bits(kv8, MIXED), norms)
+    scene.write_history(scene.body(**fused))
+    lab.check(scene.trio, scene.body(**fused), scene.batch(), scene.width)
+
+
+@check(since="1.2", profile="kv8")
+@pytest.mark.parametrize("spans", [DECODES, MIXED], ids=["decodes", "mixed"])
+def test_windows_and_softcaps_over_8_bits(lab: Lab, kv8: KVDType, spans: tuple[Span, ...]) -> None:
+    claims = lab.device.capabilities
+    kind = replace(PLAIN, window=17 if claims.sliding_window else None, softcap=5.0 if claims.softcap else None)
+    judge(lab, _first(lab), in_8_bits(kv8, spans, spec=kind))
+
+
+def _first(lab: Lab) -> DType:
+    return lab.device.capabilities.weight_dtypes[0]
 
 
 @check(since="1.0", level="bronze")

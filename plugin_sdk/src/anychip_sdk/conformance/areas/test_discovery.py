@@ -16,6 +16,7 @@ from anychip_sdk.conformance.marks import check
 from anychip_sdk.conformance.plugin import Settings
 from anychip_sdk.conformance.under_test import UnderTest
 from anychip_sdk.contract import (
+    SCALED_KV,
     Absent,
     Allocator,
     Attention,
@@ -144,7 +145,8 @@ def test_methods_keep_the_contract_s_signatures(opened: Device | StepPlugin) -> 
 def test_capabilities_are_possible(opened: Device | StepPlugin) -> None:
     """Types, ranges, and what every device must have: a dtype for weights and KV, a page size, heads of 64."""
     claims, dtypes = opened.capabilities, get_args(DType)
-    for name in ("weight_dtypes", "kv_dtypes"):
+    known = {"weight_dtypes": dtypes, "kv_dtypes": (*dtypes, *SCALED_KV)}
+    for name, dtypes in known.items():
         value = getattr(claims, name)
         assert isinstance(value, tuple) and value, f"{name} is {value!r}; every device has at least one"  # noqa: PT018
         assert set(value) <= set(dtypes), f"{name} holds {sorted(set(value) - set(dtypes))}; known: {dtypes}"

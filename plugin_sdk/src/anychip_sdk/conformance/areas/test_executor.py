@@ -13,9 +13,9 @@ from anychip_sdk.conformance.marks import check, full
 from anychip_sdk.conformance.models import prompts
 from anychip_sdk.conformance.numerics import EPS
 from anychip_sdk.conformance.parity import Model, greedy
-from anychip_sdk.contract import DType
+from anychip_sdk.contract import Device, DType, KVDType, StepPlugin
 
-Models = Callable[[str, DType], Model]
+Models = Callable[..., Model]
 COUNT = 10
 
 
@@ -70,7 +70,10 @@ def test_chunks_within_windows(model: Models, kv_dtype: DType, page_size: int) -
 
 @check(since="1.0")
 def test_a_prefix_hit_is_a_cold_start(model: Models, kv_dtype: DType, page_size: int) -> None:
-    tested = model("llama", kv_dtype)
+    _prefix_hits(model("llama", kv_dtype), page_size)
+
+
+def _prefix_hits(tested: Model, page_size: int) -> None:
     asked = prompts((3 * page_size + 2,), tested.seed)
     asked += [asked[0][: 2 * page_size] + prompts((9,), 5)[0], asked[0]]
     asked += [asked[0][:page_size] + prompts((page_size,), 6)[0] + asked[0][2 * page_size :]]
@@ -99,7 +102,10 @@ def test_tenants_do_not_share_prefixes(model: Models, kv_dtype: DType, page_size
 @check(since="1.0")
 def test_a_preempted_request_is_an_uninterrupted_one(model: Models, kv_dtype: DType, page_size: int) -> None:
     """Too few pages for all: some are stopped, give up theirs, and are computed again."""
-    tested = model("llama", kv_dtype)
+    _preempted(model("llama", kv_dtype), page_size)
+
+
+def _preempted(tested: Model, page_size: int) -> None:
     asked = prompts((page_size + 3,) * 4, tested.seed)
     count = 2 * page_size
     for caching in (False, True):
@@ -114,7 +120,10 @@ def test_a_preempted_request_is_an_uninterrupted_one(model: Models, kv_dtype: DT
 @check(since="1.0")
 def test_completions_of_one_prompt_part_ways(model: Models, kv_dtype: DType, page_size: int) -> None:
     """n = 3: the prompt's pages are shared, and copied by whoever writes into one first."""
-    tested = model("llama", kv_dtype)
+    _forks(model("llama", kv_dtype), page_size)
+
+
+def _forks(tested: Model, page_size: int) -> None:
     asked = prompts((page_size + 5,), tested.seed)
     params = greedy(COUNT, temperature=1.0, seed=7, n=3)
     engine, oracle = tested.engine(page_size=page_size), tested.oracle(page_size=page_size)
@@ -129,6 +138,47 @@ def test_completions_of_one_prompt_part_ways(model: Models, kv_dtype: DType, pag
     assert len({tuple(t) for t in mine}) == 3, "completions of one prompt have the same random numbers"
     if tested.exact:
         assert mine == right, "sampled completions differ from the oracle's"
+
+
+@pytest.fixture
+def in_8_bits(model: Models, opened: Device | StepPlugin, kv8: KVDType) -> Callable[[str], Model]:
+    """family -> its model with KV in 8 bits, and the rest in the device's preferred dtype."""
+    return lambda family: model(family, opened.capabilities.weight_dtypes[0], kv8)
+
+
+@check(since="1.2", profile="kv8")
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", full("mixtral")])
+def test_greedy_tokens_with_kv_in_8_bits(in_8_bits: Callable[[str], Model], page_size: int, family: str) -> None:
+    """The oracle's, but for near ties of a reference that rounds K and V so."""
+    compare(in_8_bits(family), page_size, count=page_size + 4)
+
+
+@check(since="1.2", profile="kv8")
+def test_chunks_in_8_bits(in_8_bits: Callable[[str], Model], page_size: int) -> None:
+    compare(in_8_bits("llama"), page_size, max_prefill_chunk=3, max_num_batched_tokens=24)
+
+
+@check(since="1.2", profile="kv8")
+def test_prefix_hits_in_8_bits(in_8_bits: Callable[[str], Model], page_size: int) -> None:
+    _prefix_hits(in_8_bits("llama"), page_size)
+
+
+@check(since="1.2", profile="kv8")
+def test_preempted_in_8_bits(in_8_bits: Callable[[str], Model], page_size: int) -> None:
+    _preempted(in_8_bits("llama"), page_size)
+
+
+@check(since="1.2", profile="kv8")
+def test_completions_part_ways_in_8_bits(in_8_bits: Callable[[str], Model], page_size: int) -> None:
+    """Greedy as well: the same prompt's completions write into copies of one page, and stay the same."""
+    tested = in_8_bits("llama")
+    _forks(tested, page_size)
+    asked, engine = prompts((page_size + 5,), tested.seed), tested.engine(page_size=page_size)
+    made = engine.core.make("same", asked[0], greedy(COUNT, n=2))
+    engine.core.add(made)
+    done = engine.finish(made)
+    engine.close()
+    tested.check([*asked, *asked], done, COUNT, "forked: ")
 
 
 @check(since="1.0")

@@ -13,7 +13,7 @@ from anychip_sdk.conformance import batches
 from anychip_sdk.conformance.areas.conftest import Lab
 from anychip_sdk.conformance.marks import check
 from anychip_sdk.conformance.shelf import DIM, HEADS, Shelf
-from anychip_sdk.contract import Bucket, DType, StepKey
+from anychip_sdk.contract import Bucket, DType, KVDType, StepKey
 
 PAGES = 6
 
@@ -138,3 +138,20 @@ def test_write_alone(shelf: Shelf) -> None:
 
     shelf.bench.run(write, shelf.writing([(4, 0, 5), (5, shelf.size - 1, 3)]), HEADS * DIM)
     shelf.expect(canaries(shelf) | {(4, 0): 5, (5, shelf.size - 1): 3})
+
+
+@check(since="1.2", profile="kv8")
+def test_what_is_written_in_8_bits_is_read_back(lab: Lab, dtype: DType, kv8: KVDType) -> None:
+    """Each vector with a scale of its own, to the rounding of the format; and nothing else is touched."""
+    shelf = Shelf(lab.device, lab.draw, dtype, pages=PAGES, layers=2, kept=kv8)
+    for page in range(1, PAGES):
+        for layer in (0, 1):
+            shelf.fill(page, page % 3, layer)
+    shelf.expect(canaries(shelf), layer=0)
+    cells = [(2, 0, 4), (4, shelf.size - 1, 5), (1, shelf.size // 2, 4)]
+    shelf.write(cells, layer=1)
+    shelf.expect(canaries(shelf) | {(page, offset): value for page, offset, value in cells}, layer=1)
+    shelf.expect(canaries(shelf), layer=0, what="layer 0, which nothing was written to: ")
+    shelf.bench.run(shelf.body(0, 0), batches.empty(StepKey(Bucket(5, 5, 2, 5, True))), HEADS * DIM)
+    shelf.expect(canaries(shelf), layer=0, what="after a batch of zeros: ")
+    shelf.close()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from anychip_sdk.contract import Allocator, DType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory, Paged
+from anychip_sdk.contract import Allocator, KVDType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory, Paged
 from anychip_sdk.kits.host import host_memory
 from anychip_sdk.kits.jax.errors import FAULTS, first_line
 from anychip_sdk.kits.jax.ranks import Ranks
@@ -32,7 +32,7 @@ class JaxAllocator(Allocator):
     extends = ("default_page_size",)
     default_page_size = 16
 
-    def __init__(self, ranks: Ranks, dtypes: Sequence[DType], page_sizes: Sequence[int] = PAGE_SIZES) -> None:
+    def __init__(self, ranks: Ranks, dtypes: Sequence[KVDType], page_sizes: Sequence[int] = PAGE_SIZES) -> None:
         """dtypes: what KV may be kept in; page_sizes: in tokens. Both as the device claims."""
         self._ranks, self._dtypes, self._page_sizes = ranks, dtypes, page_sizes
 

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from anychip_sdk.contract import DType, Reader, WeightSpec
+from anychip_sdk.contract import DType, KVDType, Reader, WeightSpec
 from anychip_sdk.kits.jax.ranks import Ranks
 from anychip_sdk.kits.weights import check, read_bias, read_parts
 
 LOG = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
-JAX_DTYPES: Mapping[DType, np.dtype] = {
+JAX_DTYPES: Mapping[KVDType, np.dtype] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(jnp.bfloat16),
     "float16": np.dtype(np.float16),

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from anychip_sdk.contract import Allocator, DType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
+from anychip_sdk.contract import (
+    SCALED_KV,
+    Allocator,
+    DType,
+    KVDType,
+    KVLayout,
+    KVSpec,
+    Memory,
+    NotSupported,
+    OutOfMemory,
+)
 from anychip_sdk.kits.host import host_memory
+from anychip_sdk.kits.numpy.scaled import Pages, ScaledPages
 from anychip_sdk.kits.paging import plan_pages
 
 DTYPES: tuple[DType, ...] = ("float32", "float64")
+KV_DTYPES: tuple[KVDType, ...] = (*DTYPES, *SCALED_KV)
 PAGE_SIZES = tuple(2**n for n in range(9))
 DEFAULT_PAGE_SIZE = 16
 
-KV = list[tuple[np.ndarray, np.ndarray]]
+KV = list[tuple[Pages, Pages]]
 """Per group: K [layers, pages, page_size, K, D] and V [layers, pages, page_size, K, Dv]."""
 
 
 class NumpyAllocator(Allocator):
+    def __init__(self, dtypes: Sequence[KVDType] = KV_DTYPES) -> None:
+        """dtypes: what KV may be kept in, as the device claims."""
+        self._dtypes = dtypes
+
     def memory(self) -> Memory:
         return host_memory()
 
@@ -24,8 +42,8 @@ class NumpyAllocator(Allocator):
         size = DEFAULT_PAGE_SIZE if page_size is None else page_size
         if size not in PAGE_SIZES:
             raise NotSupported(f"numpy has no pages of {size} tokens; use a power of two from 1 to {PAGE_SIZES[-1]}")
-        if spec.dtype not in DTYPES:
-            raise NotSupported(f"numpy keeps no KV in {spec.dtype}; use {' or '.join(DTYPES)}")
+        if spec.dtype not in self._dtypes:
+            raise NotSupported(f"numpy keeps no KV in {spec.dtype}; use {', '.join(self._dtypes)}")
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
 
     def allocate(self, layout: KVLayout) -> KV:
@@ -33,8 +51,8 @@ class NumpyAllocator(Allocator):
         try:
             return [
                 (
-                    np.zeros((g.layers, pages, size, g.kv_heads, g.k_dim), spec.dtype),
-                    np.zeros((g.layers, pages, size, g.kv_heads, g.v_dim), spec.dtype),
+                    _zeros((g.layers, pages, size, g.kv_heads, g.k_dim), spec.dtype),
+                    _zeros((g.layers, pages, size, g.kv_heads, g.v_dim), spec.dtype),
                 )
                 for g, pages in zip(spec.groups, layout.pages, strict=True)
             ]
@@ -46,5 +64,12 @@ class NumpyAllocator(Allocator):
 
     def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
         for cache in kv[group]:
-            cache[:, target] = cache[:, source]
+            if isinstance(cache, ScaledPages):
+                cache.copy(source, target)
+            else:
+                cache[:, target] = cache[:, source]
         return kv
+
+
+def _zeros(shape: tuple[int, ...], dtype: KVDType) -> Pages:
+    return ScaledPages.zeros(dtype, shape) if dtype in SCALED_KV else np.zeros(shape, dtype)

@@ -10,6 +10,7 @@ from anychip_sdk.contract import Attention, AttentionSpec, Batch, Layer
 from anychip_sdk.kits.limits import refuse_wide_heads
 from anychip_sdk.kits.numpy.allocator import KV
 from anychip_sdk.kits.numpy.math import rms_norm, rotate
+from anychip_sdk.kits.numpy.scaled import ScaledPages, cells, read
 from anychip_sdk.kits.numpy.weights import Weight
 
 
@@ -20,27 +21,29 @@ class NumpyAttention(Attention):
     def write(self, k: np.ndarray, v: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> KV:
         group = layer.attention.group
         for cache, new in zip(kv[group], (k, v), strict=True):
-            page, offset = np.divmod(batch.slot_mapping[group], cache.shape[2])  # [T] each
-            cache[layer.kv_index, page, offset] = new
+            page, offset = np.divmod(batch.slot_mapping[group], cells(cache).shape[2])  # [T] each
+            if isinstance(cache, ScaledPages):
+                cache.write(layer.kv_index, page, offset, new)
+            else:
+                cache[layer.kv_index, page, offset] = new
         return kv
 
     def attend(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> np.ndarray:
         spec = layer.attention
-        keys, values = (cache[layer.kv_index] for cache in kv[spec.group])  # [pages, page_size, K, D]
+        K, Dv = cells(kv[spec.group][1]).shape[3:]
         T, H, _ = q.shape
-        out = np.zeros((T, H, values.shape[-1]), q.dtype)  # stays zero for padding
-        queries_per_head = H // keys.shape[2]
+        out = np.zeros((T, H, Dv), q.dtype)  # stays zero for padding
         for seq in range(int(batch.counts[1])):
             pages = batch.page_table[spec.group, seq]  # [P]
-            k = keys[pages].reshape(-1, *keys.shape[2:])  # [P * page_size, K, D] in the order of positions
-            v = values[pages].reshape(-1, *values.shape[2:])
+            # [P * page_size, K, D] in the order of positions
+            k, v = (read(cache, layer.kv_index, pages, q.dtype) for cache in kv[spec.group])
             for token in range(int(batch.query_start[seq]), int(batch.query_start[seq + 1])):
                 end = int(batch.positions[token]) + 1
                 start = 0 if spec.window is None else max(0, end - spec.window)
                 for h in range(H):
-                    head = h // queries_per_head
+                    head = h // (H // K)
                     out[token, h] = _one_query(q[token, h], k[start:end, head], v[start:end, head], spec)
-        return out.reshape(T, H * values.shape[-1])
+        return out.reshape(T, H * Dv)
 
     def prepare(
         self,

@@ -24,7 +24,7 @@ from anychip_sdk.contract import (
     WeightSpec,
     view,
 )
-from anychip_sdk.kits.numpy.allocator import DTYPES, PAGE_SIZES, NumpyAllocator
+from anychip_sdk.kits.numpy.allocator import DTYPES, KV_DTYPES, PAGE_SIZES, NumpyAllocator
 from anychip_sdk.kits.numpy.ops import NumpyOps
 from anychip_sdk.kits.numpy.weights import Weight, pack
 from anychip_sdk.kits.solo import Solo
@@ -50,7 +50,7 @@ class NumpyDevice(Device):
         self.info = info
         self.capabilities = Capabilities(
             weight_dtypes=DTYPES,
-            kv_dtypes=DTYPES,
+            kv_dtypes=KV_DTYPES,
             page_sizes=PAGE_SIZES,
             sliding_window=True,
             softcap=True,

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anychip_sdk.contract import Allocator, DType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
+from anychip_sdk.contract import Allocator, KVDType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory
 from anychip_sdk.kits.host import host_memory
 from anychip_sdk.kits.paging import plan_pages
+from anychip_sdk.kits.torch.scaled import FORMATS, Pages, ScaledPages, tensors
 from anychip_sdk.kits.torch.weights import TORCH_DTYPES
 
-KV = list[tuple[list[Tensor], list[Tensor]]]
+KV = list[tuple[list[Pages], list[Pages]]]
 """Per group: K and V of each layer, [pages, K, page_size, D]: one head of one page is one run of memory."""
 
 PAGE_SIZES = tuple(2**n for n in range(9))
@@ -27,7 +28,7 @@ class TorchAllocator(Allocator):
     def __init__(
         self,
         device: torch.device,
-        dtypes: Sequence[DType] = tuple(TORCH_DTYPES),
+        dtypes: Sequence[KVDType] = tuple(TORCH_DTYPES),
         page_sizes: Sequence[int] = PAGE_SIZES,
     ) -> None:
         """dtypes: what KV may be kept in; page_sizes: in tokens. Both as the device claims."""
@@ -50,13 +51,12 @@ class TorchAllocator(Allocator):
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
 
     def allocate(self, layout: KVLayout) -> KV:
-        dtype = TORCH_DTYPES[layout.spec.dtype]
         kv: KV = []
         try:
             for group, pages in zip(layout.spec.groups, layout.pages, strict=True):
                 shape = (pages, group.kv_heads, layout.page_size)
                 keys, values = (
-                    [_zeros((*shape, dim), dtype, self._device) for _ in range(group.layers)]
+                    [_pages((*shape, dim), layout.spec.dtype, self._device) for _ in range(group.layers)]
                     for dim in (group.k_dim, group.v_dim)
                 )
                 kv.append((keys, values))
@@ -70,9 +70,16 @@ class TorchAllocator(Allocator):
 
     def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
         from_, to = (torch.from_numpy(a.astype(np.int64)).to(self._device) for a in (source, target))
-        for cache in (*kv[group][0], *kv[group][1]):
-            cache[to] = cache[from_]
+        for pages in (*kv[group][0], *kv[group][1]):
+            for part in tensors(pages):
+                part[to] = part[from_]
         return kv
+
+
+def _pages(shape: tuple[int, ...], kept: KVDType, device: torch.device) -> Pages:
+    if kept in FORMATS:
+        return ScaledPages(_zeros(shape, FORMATS[kept], device), _zeros(shape[:-1], torch.float32, device))
+    return _zeros(shape, TORCH_DTYPES[kept], device)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

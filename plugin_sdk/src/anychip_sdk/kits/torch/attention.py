@@ -14,6 +14,7 @@ from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.decode import Decodes, decode, plan_decodes
 from anychip_sdk.kits.torch.prefill import Prefill, Segment, plan_prefill, prefill
 from anychip_sdk.kits.torch.rope import rms_norm, rotate
+from anychip_sdk.kits.torch.scaled import cells, store
 from anychip_sdk.kits.torch.weights import Weight
 
 Static = tuple[int, tuple[Segment, ...]]
@@ -51,30 +52,30 @@ class TorchAttention(Attention):
         keys, values = (cache[layer.kv_index] for cache in kv[group])
         rows = work.writes.get(group)
         if rows is None:
-            heads, size = keys.shape[1:3]
+            heads, size = cells(keys).shape[1:3]
             slots = batch.slot_mapping[group].long()[:, None]  # [T, 1]
             head = torch.arange(heads, device=k.device)
             rows = work.writes[group] = ((slots // size * heads + head) * size + slots % size).flatten()  # [T * K]
-        for cache, new in ((keys, k), (values, v)):
-            width = cache.shape[-1]
-            cache.view(-1, width).index_copy_(0, rows, new.reshape(-1, width).to(cache.dtype))
+        for pages, new in ((keys, k), (values, v)):
+            store(pages, rows, new.reshape(-1, new.shape[-1]))
         return kv
 
     def attend(self, q: Tensor, kv: KV, batch: Batch, layer: Layer) -> Tensor:
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
-        decodes, prefills = self._reads(batch, spec, keys)
+        decodes, prefills = self._reads(batch, spec, cells(keys))
         count = batch.key.static[0]  # type: ignore[index]  # what `plan` returned
         T, H = q.shape[:2]
         if decodes is not None and count == T:
             return decode(q, keys, values, decodes, spec).reshape(T, -1)
-        out = torch.zeros(T, H, values.shape[-1], dtype=q.dtype, device=q.device)
+        width = cells(values).shape[-1]
+        out = torch.zeros(T, H, width, dtype=q.dtype, device=q.device)
         if decodes is not None:
             out[:count] = decode(q[:count], keys, values, decodes, spec)
         for work in prefills:
             _, start, n, _ = work.segment
             out[start : start + n] = prefill(q[start : start + n], keys, values, work, spec)
-        return out.view(T, H * values.shape[-1])
+        return out.view(T, H * width)
 
     def prepare(
         self,

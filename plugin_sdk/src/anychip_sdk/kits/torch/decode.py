@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anychip_sdk.contract import AttentionSpec, Batch
+from anychip_sdk.kits.torch.scaled import Pages, cells, gather
 
 HOST_GROUP = 8
 """Sequences that are attended together on the host, longest with longest: little is padded, and a group's pages stay
@@ -72,12 +73,7 @@ def head_rows(pages: Tensor, heads: int) -> Tensor:
     return (pages[:, None, :] * heads + head).flatten()
 
 
-def gather(cache: Tensor, rows: Tensor) -> Tensor:
-    """[pages, K, page_size, D] -> [rows, page_size, D], a copy."""
-    return cache.view(-1, *cache.shape[2:]).index_select(0, rows)
-
-
-def decode(q: Tensor, keys: Tensor, values: Tensor, work: Decodes, spec: AttentionSpec) -> Tensor:
+def decode(q: Tensor, keys: Pages, values: Pages, work: Decodes, spec: AttentionSpec) -> Tensor:
     """q: [B, H, D] -> [B, H, Dv]."""
     q = q * spec.scale
     if work.order is None or work.back is None:
@@ -87,13 +83,13 @@ def decode(q: Tensor, keys: Tensor, values: Tensor, work: Decodes, spec: Attenti
     return torch.cat(out).index_select(0, work.back)
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, group: Group, spec: AttentionSpec) -> Tensor:
+def _attend(q: Tensor, keys: Pages, values: Pages, group: Group, spec: AttentionSpec) -> Tensor:
     """The query heads of one KV head are the rows of one product. q: [B, H, D], scaled -> [B, H, Dv]."""
     B, H, D = q.shape
-    K, size = keys.shape[1:3]
+    K, size = cells(keys).shape[1:3]
     L = group.columns * size
-    k = gather(keys, group.rows).view(B * K, L, D).to(q.dtype)
-    v = gather(values, group.rows).view(B * K, L, -1).to(q.dtype)
+    k = gather(keys, group.rows, q.dtype).view(B * K, L, D)
+    v = gather(values, group.rows, q.dtype).view(B * K, L, -1)
     scores = torch.bmm(q.reshape(B * K, H // K, D), k.transpose(1, 2)).view(B, K, H // K, L)
     if spec.softcap is not None:
         scores = torch.tanh(scores / spec.softcap) * spec.softcap

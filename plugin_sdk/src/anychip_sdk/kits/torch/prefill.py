@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from anychip_sdk.contract import AttentionSpec, Batch
-from anychip_sdk.kits.torch.decode import gather, head_rows
+from anychip_sdk.kits.torch.decode import head_rows
+from anychip_sdk.kits.torch.scaled import Pages, cells, gather
 
 Segment = tuple[int, int, int, int]
 """A prefilling sequence: its row, its first token, its tokens in this step, its length with them."""
@@ -46,11 +47,13 @@ def plan_prefill(batch: Batch, spec: AttentionSpec, keys: Tensor, segment: Segme
     return Prefill(segment, rows, first, last, mask)
 
 
-def prefill(q: Tensor, keys: Tensor, values: Tensor, work: Prefill, spec: AttentionSpec) -> Tensor:
+def prefill(q: Tensor, keys: Pages, values: Pages, work: Prefill, spec: AttentionSpec) -> Tensor:
     """q: [n, H, D] -> [n, H, Dv]."""
-    K = keys.shape[1]
-    k = gather(keys, work.rows).view(K, -1, keys.shape[-1])[:, work.first : work.end].to(q.dtype)
-    v = gather(values, work.rows).view(K, -1, values.shape[-1])[:, work.first : work.end].to(q.dtype)
+    K = cells(keys).shape[1]
+    k, v = (
+        gather(pages, work.rows, q.dtype).view(K, -1, cells(pages).shape[-1])[:, work.first : work.end]
+        for pages in (keys, values)
+    )
     heads = q.transpose(0, 1)  # [H, n, D]
     if spec.softcap is not None:
         return _capped(heads, k, v, work, spec, spec.softcap).transpose(0, 1)

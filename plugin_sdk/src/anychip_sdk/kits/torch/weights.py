@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from anychip_sdk.contract import DType, Reader, WeightSpec
+from anychip_sdk.contract import DType, KVDType, Reader, WeightSpec
 from anychip_sdk.kits.weights import check, read_bias, read_stacks
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-TORCH_DTYPES: Mapping[DType, torch.dtype] = {
+TORCH_DTYPES: Mapping[KVDType, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from anychip_sdk.contract import DType, Memory
+from anychip_sdk.contract import KVDType, Memory
 from anychip_sdk.kits.torch.allocator import KV, PAGE_SIZES, TorchAllocator
+from anychip_sdk.kits.torch.scaled import tensors
 from anychip_sdk.kits.triton.kernels.pages import copy_pages
 from anychip_sdk.kits.triton.launch import Launcher
 
@@ -18,7 +19,7 @@ KEPT_BACK = 768 * 2**20
 
 class TritonAllocator(TorchAllocator):
     def __init__(
-        self, launch: Launcher, device: torch.device, dtypes: Sequence[DType], page_sizes: Sequence[int] = PAGE_SIZES
+        self, launch: Launcher, device: torch.device, dtypes: Sequence[KVDType], page_sizes: Sequence[int] = PAGE_SIZES
     ) -> None:
         super().__init__(device, dtypes, page_sizes)
         self._launch = launch
@@ -47,6 +48,7 @@ class TritonAllocator(TorchAllocator):
     def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
         pairs = torch.from_numpy(np.stack((source, target)).astype(np.int32)).to(self._device)
         with torch.cuda.device_of(pairs):  # where Triton starts a kernel; nothing on the host
-            for cache in (*kv[group][0], *kv[group][1]):
-                copy_pages(self._launch, cache, pairs[0], pairs[1])
+            for pages in (*kv[group][0], *kv[group][1]):
+                for part in tensors(pages):
+                    copy_pages(self._launch, part, pairs[0], pairs[1])
         return kv
