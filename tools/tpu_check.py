@@ -98,8 +98,9 @@ def load(config: Mapping[str, Any], chip: str, count: int) -> Loaded:
             return device.pack(tree, _unread, shapes, "bfloat16")
         return {k: pack(v) for k, v in tree.items()} if isinstance(tree, dict) else [pack(v) for v in tree]
 
-    weights = pack(kind.weights(spec))
-    weights["layers"] = device.stack(spec.layers, weights["layers"])
+    tree = kind.weights(spec)
+    weights = pack({name: part for name, part in tree.items() if name != "layers"})
+    weights["layers"] = device.pack_layers(spec.layers, tree["layers"], _unread, shapes, "bfloat16")
     kv_spec = KVSpec(spec.groups, "bfloat16")
     page = sum(kv_spec.page_bytes(g, PAGE) for g in range(len(spec.groups)))
     layout = device.allocator.layout(

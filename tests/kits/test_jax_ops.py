@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from anychip_sdk.contract import AttentionSpec, Bucket, Layer, MoESpec, StepKey, WeightSpec
 from anychip_sdk.kits.jax.device import JaxState
-from anychip_sdk.kits.jax.layers import Run, find_runs, stack
+from anychip_sdk.kits.jax.layers import Run, find_runs, pack
 from anychip_sdk.kits.jax.weights import Weight
 from jax_cases import DTYPES, ORACLE, both, close, draw, kit_device, traced, wide, words_of
 from numpy_batches import empty_batch
@@ -169,6 +169,10 @@ def test_places_in_the_cache_must_grow_evenly_too():
     assert find_runs("aaaa", [3, 2, 1, 0]) == (Run(0, 1, 4),)
 
 
+def described(weight):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), weight)
+
+
 def test_a_scan_is_the_loop():
     """Two kinds of layers by turns, then one more: the same sums, with each layer's place and weight."""
     kinds = [AttentionSpec(head_dim=8, scale=s, group=i) for i, s in enumerate((0.5, 0.25))]
@@ -183,17 +187,34 @@ def test_a_scan_is_the_loop():
 
     wanted = OPS.layers(block, specs, trees(), (np.float32([1, 2]),))
     parts = trees()
-    stacked = stack(specs, parts)
+    stacked = pack(specs, [{"w": i} for i in range(7)], lambda i: parts[i]["w"], lambda i: described(parts[i]["w"]))
     assert stacked.runs == (Run(0, 2, 3), Run(6, 1, 1))
-    assert parts[0]["w"].array.is_deleted()
     got = jax.jit(lambda s, x: OPS.layers(block, specs, s, (x,)))(stacked, np.float32([1, 2]))
     np.testing.assert_allclose(got[0], wanted[0])
 
 
 def test_layers_of_other_shapes_are_another_kind():
     spec = Layer(AttentionSpec(head_dim=8, scale=1.0), 0)
-    trees = [{"w": Weight(jnp.zeros(n))} for n in (3, 3, 4)]
-    assert stack([replace(spec, kv_index=i) for i in range(3)], trees).runs == (Run(0, 1, 2), Run(2, 1, 1))
+    specs, trees = [replace(spec, kv_index=i) for i in range(3)], [{"w": n} for n in (3, 3, 4)]
+    made = pack(specs, trees, lambda n: Weight(jnp.zeros(n)), lambda n: described(Weight(jnp.zeros(n))))
+    assert made.runs == (Run(0, 1, 2), Run(2, 1, 1))
+
+
+def test_no_two_layers_lie_beside_their_stack():
+    """Each is put into its place and freed before the next is read."""
+    parts: list[Weight] = []
+
+    def read(i):
+        assert all(part.array.is_deleted() for part in parts)
+        parts.append(Weight(jnp.full((2, 3), i, jnp.float32), jnp.full(2, -i, jnp.float32), (2,)))
+        return parts[-1]
+
+    specs = [Layer(AttentionSpec(head_dim=8, scale=1.0), i) for i in range(4)]
+    like = described(Weight(jnp.zeros((2, 3)), jnp.zeros(2), (2,)))
+    ((tree,),) = pack(specs, [{"w": i} for i in range(4)], read, lambda _: like).weights
+    assert [part.array.is_deleted() for part in parts] == [True] * 4
+    assert (tree["w"].array.shape, tree["w"].bias.shape) == ((4, 2, 3), (4, 2))
+    np.testing.assert_array_equal(tree["w"].bias[:, 0], [0, -1, -2, -3])
 
 
 def test_what_ops_need_of_a_state_is_replaced_not_changed():

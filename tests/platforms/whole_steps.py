@@ -58,8 +58,8 @@ class WholeSteps(StepPlugin):
                 return self._device.pack(tree, read, shapes, dtype)
             return {k: pack(v) for k, v in tree.items()} if isinstance(tree, dict) else [pack(v) for v in tree]
 
-        self._spec, self._weights = spec, pack(weights)
-        self._weights["layers"] = self._device.stack(spec.layers, self._weights["layers"])
+        self._spec, self._weights = spec, pack({k: v for k, v in weights.items() if k != "layers"})
+        self._weights["layers"] = self._device.pack_layers(spec.layers, weights["layers"], read, shapes, dtype)
 
     def allocate(self, layout: KVLayout) -> None:
         if max(layout.pages) > self._pages:

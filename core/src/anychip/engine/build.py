@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from anychip_sdk.contract import Device, DeviceError, NotSupported, OutOfMemory, StepPlugin, WeightSpec
+import numpy as np
+from anychip_sdk.contract import Device, DeviceError, NotSupported, OutOfMemory, Reader, StepPlugin, WeightSpec
 
 from anychip.engine.budget import Budget, fitted, make_budget, weight_specs
 from anychip.engine.core import EngineCore
@@ -112,16 +113,25 @@ def load_weights(checkpoint: Checkpoint, device: Device, budget: Budget, progres
     with _faults_named(checkpoint, device):
         for attention in {layer.attention for layer in budget.spec.layers}:
             device.ops.attention.supports(attention)
-        with Progress("loading weights", len(weight_specs(budget.tree)), shown=progress) as bar:
+        names = {name for leaf in weight_specs(budget.tree) for part in (*leaf.parts, leaf.bias) for name in part}
+        with Progress("loading weights", len(names), shown=progress) as bar:
+            read = _watched(checkpoint.read, names, bar)
+            tree = {name: part for name, part in budget.tree.items() if name != "layers"}
+            weights: dict[str, Any] = _map_tree(tree, lambda leaf: device.pack(leaf, read, shapes, budget.dtype))
+            layers = device.pack_layers(budget.spec.layers, budget.tree["layers"], read, shapes, budget.dtype)
+        return {**weights, "layers": layers}
 
-            def pack(leaf: WeightSpec) -> Any:
-                handle = device.pack(leaf, checkpoint.read, shapes, budget.dtype)
-                bar.advance()
-                return handle
 
-            weights: dict[str, Any] = _map_tree(budget.tree, pack)
-        weights["layers"] = device.stack(budget.spec.layers, weights["layers"])
-        return weights
+def _watched(read: Reader, names: set[str], bar: Progress) -> Reader:
+    """The same, and the bar moves with each tensor that is read for the first time."""
+
+    def watched(name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        if name in names:
+            names.remove(name)
+            bar.advance()
+        return read(name, index)
+
+    return watched
 
 
 def _warm_up(executor: Executor, budget: Budget, options: EngineOptions, progress: bool) -> None:

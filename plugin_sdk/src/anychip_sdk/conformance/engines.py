@@ -156,8 +156,10 @@ def _executor(checkpoint: Any, device: Device | StepPlugin, budget: Any, wrap: O
         device.ops = wrap(device.ops)
     for attention in {layer.attention for layer in budget.spec.layers}:
         device.ops.attention.supports(attention)
-    weights = _map(tree, lambda spec: device.pack(spec, read, shapes, budget.dtype))
-    weights["layers"] = device.stack(budget.spec.layers, weights["layers"])
+    weights = _map(
+        {k: v for k, v in tree.items() if k != "layers"}, lambda w: device.pack(w, read, shapes, budget.dtype)
+    )
+    weights["layers"] = device.pack_layers(budget.spec.layers, tree["layers"], read, shapes, budget.dtype)
     return OpsExecutor(device, kind, budget.spec, weights, budget.layout)
 
 

@@ -103,6 +103,19 @@ class Device(Checked):
         """What `Ops.layers` gets for the per-layer weights; the list itself by default."""
         return weights
 
+    def pack_layers(
+        self,
+        specs: Sequence[Layer],
+        trees: Sequence[Mapping[str, WeightSpec]],
+        read: Reader,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: DType,
+    ) -> Any:
+        """What `Ops.layers` gets, from the checkpoint: each weight as `pack` makes it, then `stack`. Override it to put
+        every layer into its place in a larger array, so that no weight is there twice."""
+        packed = [{name: self.pack(spec, read, shapes, dtype) for name, spec in tree.items()} for tree in trees]
+        return self.stack(specs, packed)
+
     @abstractmethod
     def state(self, slots: int) -> State:
         """An object with `last_token`, int32 [slots], zeroed."""

@@ -36,7 +36,7 @@ from anychip_sdk.kits.jax.kept import Compiler, compile_alone
 from anychip_sdk.kits.jax.ops import JaxOps
 from anychip_sdk.kits.jax.programs import JaxPending, Programs
 from anychip_sdk.kits.jax.ranks import Ranks
-from anychip_sdk.kits.jax.weights import Weight, pack
+from anychip_sdk.kits.jax.weights import Weight, describe, pack
 from anychip_sdk.kits.solo import Solo
 
 
@@ -79,11 +79,21 @@ class JaxDevice(Device):
         except FAULTS as error:
             raise OutOfMemory(f"no memory for a weight: {first_line(error)}") from error
 
-    def stack(self, specs: Sequence[Layer], weights: list[Any]) -> layers.Stacked:
+    def pack_layers(
+        self,
+        specs: Sequence[Layer],
+        trees: Sequence[Mapping[str, WeightSpec]],
+        read: Reader,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: DType,
+    ) -> layers.Stacked:
+        def described(spec: WeightSpec) -> Weight:
+            return describe(spec, shapes, dtype, self._ranks)
+
         try:
-            return layers.stack(specs, weights)
+            return layers.pack(specs, trees, lambda spec: self.pack(spec, read, shapes, dtype), described)
         except FAULTS as error:
-            raise OutOfMemory(f"no memory to stack the layers' weights: {first_line(error)}") from error
+            raise OutOfMemory(f"no memory for the layers' weights: {first_line(error)}") from error
 
     def state(self, slots: int) -> JaxState:
         return JaxState(jnp.zeros(slots, jnp.int32, device=self._ranks.whole))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from anychip_sdk.contract import Layer
 from anychip_sdk.kits.jax.ranks import stacked
@@ -36,11 +36,18 @@ class Stacked:
     weights: tuple[tuple[Any, ...], ...]
 
 
-def stack(specs: Sequence[Layer], weights: list[Any]) -> Stacked:
-    """weights: a tree of handles for each layer. They are given up: each is freed as soon as its stack is made, so
-    that no more than one stack is there twice."""
-    runs = find_runs([_kind(s, w) for s, w in zip(specs, weights, strict=True)], [s.kv_index for s in specs])
-    return Stacked(runs, tuple(_stack_run(run, weights) for run in runs))
+Tree = Mapping[str, Any]
+Pack = Callable[[Any], Any]
+"""A weight's description -> its handle."""
+
+
+def pack(specs: Sequence[Layer], trees: Sequence[Tree], pack: Pack, describe: Pack) -> Stacked:
+    """trees: a WeightSpec for each weight of each layer. `describe` gives what `pack` makes, in shapes alone. Each
+    layer's weight is put into its place as soon as it is there, so no more than one of them is there twice."""
+    described = [{name: describe(spec) for name, spec in tree.items()} for tree in trees]
+    kinds = [_kind(layer, weights) for layer, weights in zip(specs, described, strict=True)]
+    runs = find_runs(kinds, [layer.kv_index for layer in specs])
+    return Stacked(runs, tuple(_pack_run(run, trees, described, pack) for run in runs))
 
 
 def _kind(spec: Layer, weights: Any) -> tuple[Any, ...]:
@@ -74,24 +81,41 @@ def _repeats(kinds: Sequence[Any], kv_index: Sequence[int], first: int, period: 
     return (place - first) // period
 
 
-def _stack_run(run: Run, weights: list[Any]) -> tuple[Any, ...]:
+def _pack_run(run: Run, trees: Sequence[Tree], described: Sequence[Tree], pack: Pack) -> tuple[Any, ...]:
+    firsts = range(run.first, run.first + run.period)
     if run.count == 1:
-        return tuple(weights[run.first : run.first + run.period])
+        return tuple({name: pack(spec) for name, spec in trees[i].items()} for i in firsts)
     return tuple(
-        jax.tree.map(_join, *weights[run.first + j : run.first + run.period * run.count : run.period])
-        for j in range(run.period)
+        {
+            name: _stacked([trees[i + run.period * k][name] for k in range(run.count)], described[i][name], pack)
+            for name in trees[i]
+        }
+        for i in firsts
     )
 
 
-def _join(*parts: Any) -> Any:
-    """Descriptions of arrays give one of their stack."""
-    sharding = stacked(parts[0].sharding)
-    if isinstance(parts[0], jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((len(parts), *parts[0].shape), parts[0].dtype, sharding=sharding)
-    joined = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=sharding)(parts))
-    for part in parts:
-        part.delete()
-    return joined
+def _stacked(specs: Sequence[Any], described: Any, pack: Pack) -> Any:
+    """One weight of several layers, as one handle."""
+    room, part = jax.tree.map(partial(_room, len(specs)), described), pack(specs[0])
+    if isinstance(jax.tree.leaves(part)[0], jax.ShapeDtypeStruct):
+        return room  # of a device that is not here
+    whole = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype, device=a.sharding), room)
+    for place, spec in enumerate(specs):
+        part = part if place == 0 else pack(spec)
+        whole = jax.block_until_ready(_put(whole, part, place))
+        for array in jax.tree.leaves(part):
+            array.delete()
+    return whole
+
+
+def _room(count: int, part: jax.ShapeDtypeStruct) -> Any:
+    shape, sharding = (count, *part.shape), stacked(part.sharding)
+    return jax.ShapeDtypeStruct(shape, part.dtype, sharding=sharding)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(whole: Any, part: Any, place: Array) -> Any:
+    return jax.tree.map(lambda stack, one: lax.dynamic_update_index_in_dim(stack, one, place, 0), whole, part)
 
 
 def run(block: Block, specs: Sequence[Layer], stacked: Stacked, carry: tuple[Any, ...]) -> tuple[Any, ...]:
