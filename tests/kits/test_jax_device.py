@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,14 @@ from anychip_sdk.contract import (
     NotSupported,
     OutOfMemory,
     Paged,
+    Sampled,
     SampleKind,
     StepKey,
     WeightSpec,
     view,
     words,
 )
-from anychip_sdk.kits.jax import Buckets
+from anychip_sdk.kits.jax import Buckets, JaxDevice, Kept, Ranks
 from anychip_sdk.kits.jax.allocator import COPIES
 from jax_cases import HOST, kit_device
 
@@ -52,6 +54,19 @@ def device() -> Iterator:
     made = kit_device()
     yield made
     made.close()
+
+
+def test_kinds_of_sampling_are_few(device):
+    most = device.capabilities.max_logprobs
+    whole = SampleKind(filters=True, penalties=4096, edits=256, logprobs=most)
+    assert [device.sample_kind(SampleKind(filters=f)) for f in (False, True)] == [
+        SampleKind(),
+        SampleKind(filters=True),
+    ]
+    for some in (SampleKind(penalties=1), SampleKind(edits=256), SampleKind(logprobs=0), whole):
+        assert device.sample_kind(some) == whole
+    assert device.sample_kind(SampleKind(edits=257)) == replace(whole, edits=4096)
+    assert device.sample_kind(SampleKind(logprobs=most + 1)).logprobs == most + 1
 
 
 def read(name, index=()):
@@ -256,6 +271,27 @@ def test_a_failed_step_is_the_devices_error(device, error, raised, message):
 
     with pytest.raises(raised, match=message):
         device.compile(step, KEY)(jnp.zeros(1), jnp.zeros(1), device.state(1), device.lend(words(KEY)))
+
+
+def test_devices_share_programs_by_what_they_compute():
+    like, ranks, kept = kit_device(), Ranks.of([HOST]), Kept()
+    devices = [JaxDevice(like.info, like.capabilities, ranks, compiler=kept.compile) for _ in range(2)]
+    weights = {name: jax.device_put(np.int32(value), HOST) for name, value in (("a", 7), ("b", 8))}
+
+    def step(name):
+        return lambda weights, kv, state, batch: (Sampled(batch.logit_rows + weights[name]), kv, state)
+
+    def tokens(device, name):
+        kv, state = jnp.zeros(3), device.state(2)
+        return run(device, step(name), KEY, weights, kv, state)[0].get().tokens.tolist()
+
+    assert tokens(devices[0], "a") == [7]
+    with compilations() as seen:
+        assert tokens(devices[1], "a") == [7]
+    assert not seen
+    assert tokens(devices[0], "b") == [8]  # as long a program, which reads another weight
+    for device in devices:
+        device.close()
 
 
 def test_a_step_that_could_not_be_compiled_is_tried_again(device):

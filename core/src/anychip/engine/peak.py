@@ -66,7 +66,7 @@ def _run(executor: OpsExecutor, budget: Budget, new: np.ndarray, kind: SampleKin
     pages = -(-budget.max_model_len // size)
     exact = Bucket(int(new.sum()), len(new), pages, len(new), decode, groups)
     bucket = executor.bucket(exact)
-    key = StepKey(bucket, kind, feed)
+    key = StepKey(bucket, executor.sample_kind(kind), feed)
     shapes = executor.plan_shapes(bucket)
     buffer = executor.lend(words(key, shapes))
     batch = view(buffer, key, shapes)

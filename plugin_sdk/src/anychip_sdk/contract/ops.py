@@ -21,7 +21,7 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a step brings back. R logit rows, N = key.sample.logprobs alternatives.
+    """What a step brings back. R logit rows, N = key.sample.logprobs alternatives, or a vocabulary that is smaller.
 
     `logprob`, `rank`, `top_tokens` and `top_logprobs` are None unless asked for. They come from the log-softmax of
     the logits as the model made them, before edits, penalties and temperature. Rank 1 is the most likely token."""

@@ -104,7 +104,9 @@ def lower(step: Step, key: StepKey, plan_shapes: Shapes, weights: Any, kv: Any, 
     """A step before it is compiled, from descriptions of its arrays. KV and state are given up and come back as they
     were laid out."""
     same = jax.tree.map(lambda array: array.sharding, (kv, state))
-    program = jax.jit(_traceable(step, key, plan_shapes), donate_argnums=(1, 2), out_shardings=(buffer.sharding, *same))
+    run = _traceable(step, key, plan_shapes)
+    # Unused arguments stay: else programs that differ in what they leave out would look the same (see `Kept`).
+    program = jax.jit(run, donate_argnums=(1, 2), out_shardings=(buffer.sharding, *same), keep_unused=True)
     return program.lower(weights, kv, state, buffer)
 
 
