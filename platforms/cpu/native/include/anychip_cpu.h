@@ -16,9 +16,12 @@
 extern "C" {
 #endif
 
+typedef struct AnychipMeeting AnychipMeeting; /* what the threads of a team share, see native/src/threads.h */
+
 typedef struct {
     int64_t me;  /* this thread, from 0 */
     int64_t all; /* threads of the team */
+    AnychipMeeting* meeting;
 } AnychipTeam;
 
 typedef void (*AnychipKernel)(const void* arguments, AnychipTeam team);

@@ -164,8 +164,8 @@ static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
 void decode_f32(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
     const int64_t decodes = w.counts[3], tasks = w.task_first[decodes] * w.kv_heads;
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < tasks; ++i) attend(w, i / w.kv_heads, i % w.kv_heads);
+    for (int64_t i = next_task(team); i < tasks; i = next_task(team)) attend(w, i / w.kv_heads, i % w.kv_heads);
+    barrier(team);
     share(decodes * w.heads, team, [&](int64_t first, int64_t end) {
         for (int64_t i = first; i < end; ++i) combine(w, i / w.heads, i % w.heads);
     });

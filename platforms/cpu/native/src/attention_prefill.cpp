@@ -160,8 +160,7 @@ void prefill_f32(const void* arguments, AnychipTeam team) {
     const int64_t step = ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads), decodes = w.task_first[w.counts[3]];
     const int64_t tasks = (w.task_first[w.counts[1]] - decodes) * w.kv_heads;
     const Tiles tiles(w, static_cast<float*>(w.scratch) + team.me * w.scratch_stride);
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t i = 0; i < tasks; ++i) {
+    for (int64_t i = next_task(team); i < tasks; i = next_task(team)) {
         const int64_t task = decodes + i / w.kv_heads, s = w.task_sequence[task];
         const int64_t first = (task - w.task_first[s]) * step;
         tiles.run(s, i % w.kv_heads, first, least(first + step, w.starts[s + 1] - w.starts[s]));

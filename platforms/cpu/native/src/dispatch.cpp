@@ -5,7 +5,8 @@
 #include <sys/mman.h>
 #endif
 
-#include "anychip_cpu.h"
+#define ANYCHIP_ISA dispatch
+#include "threads.h"
 
 extern const AnychipKernels anychip_table_portable;
 #ifdef ANYCHIP_X86
@@ -64,12 +65,13 @@ const Isa ISAS[] = {
 
 extern "C" __attribute__((visibility("default"))) void anychip_cpu_run(const AnychipCommand* commands, int64_t count,
                                                                        int64_t threads) {
+    AnychipMeeting meeting;
 #pragma omp parallel num_threads(static_cast<int>(threads))
     {
-        const AnychipTeam team = {omp_get_thread_num(), omp_get_num_threads()};
+        const AnychipTeam team = {omp_get_thread_num(), omp_get_num_threads(), &meeting};
         for (int64_t i = 0; i < count; ++i) {
             commands[i].kernel(commands[i].arguments, team);
-#pragma omp barrier
+            dispatch::barrier(team);
         }
     }
 }

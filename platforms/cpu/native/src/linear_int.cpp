@@ -259,7 +259,7 @@ void linear_int(const void* arguments, AnychipTeam team) {
     const int64_t rows = live_rows(w.rows, w.live);
     const Inputs whole = inputs_of(w.scratch, rows, w.inputs, w.group);
     quantize_rows(x, w.x_stride, rows, w.inputs, w.bits == 8 ? 128u : 8u, whole, team);
-    barrier();
+    barrier(team);
     const Tile* tiles = w.bits == 4 ? Tiles<4, true>::OF : w.group ? Tiles<8, true>::OF : Tiles<8, false>::OF;
     const int64_t padded = ceil_div(w.inputs, STEP) * STEP, groups = w.group ? whole.groups : 1;
     by_panels(rows, w.outputs, team, [=](int64_t row, int64_t count, int64_t panel) {

@@ -72,7 +72,7 @@ void greedy(const void* arguments, AnychipTeam team) {
     share(rows, team, [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r) w.tokens[r] = most_likely(w.logits + r * w.size, w.size);
     });
-    barrier();
+    barrier(team);
     // In order, and by one thread: rows may share slot 0.
     for (int64_t r = 0; team.me == 0 && r < rows; ++r) w.last_token[w.row_slot[r]] = w.tokens[r] < 0 ? 0 : w.tokens[r];
 }

@@ -2,12 +2,49 @@
 // (libgomp.so.1), so both use one pool.
 #pragma once
 
-#include <omp.h>
+#include <sched.h>
 #include <stdint.h>
 
 #include "anychip_cpu.h"
 
+// What the threads of a team share. Each lies on a cache line of its own.
+struct AnychipMeeting {
+    alignas(64) int64_t waiting = 0;
+    alignas(64) int64_t past = 0;  // barriers that are behind
+    alignas(64) int64_t ticket = 0;
+};
+
 namespace ANYCHIP_ISA {
+
+// Every thread of the team waits for the others here. OpenMP's own barrier spins for milliseconds, which costs whole
+// time slices where other processes want the cores; this one soon gives its core away.
+static inline void barrier(AnychipTeam team) {
+    constexpr int64_t SPINS = 4096;
+    if (team.all == 1) {
+        team.meeting->ticket = 0;
+        return;
+    }
+    AnychipMeeting& m = *team.meeting;
+    const int64_t past = __atomic_load_n(&m.past, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&m.waiting, 1, __ATOMIC_ACQ_REL) == team.all) {
+        m.waiting = 0;
+        m.ticket = 0;
+        __atomic_store_n(&m.past, past + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int64_t spins = 0; __atomic_load_n(&m.past, __ATOMIC_ACQUIRE) == past; ++spins) {
+        if (spins >= SPINS) sched_yield();
+#ifdef ANYCHIP_X86
+        else
+            __builtin_ia32_pause();
+#endif
+    }
+}
+
+// The next of the tasks that the team's threads take one by one, from 0 on. A barrier starts them anew.
+static inline int64_t next_task(AnychipTeam team) {
+    return __atomic_fetch_add(&team.meeting->ticket, 1, __ATOMIC_RELAXED);
+}
 
 // Calls body(first, end) with this thread's contiguous share of 0..count.
 template <typename Body>
@@ -20,12 +57,7 @@ static inline void share(int64_t count, AnychipTeam team, const Body& body) {
 // The team, or its first thread alone where there are too few elements for more.
 static inline AnychipTeam worth(int64_t elements, AnychipTeam team) {
     constexpr int64_t ALONE = 16384;
-    return elements < ALONE ? AnychipTeam{team.me, 1} : team;
-}
-
-// Every thread of the team waits for the others here.
-static inline void barrier() {
-#pragma omp barrier
+    return {team.me, elements < ALONE ? 1 : team.all, team.meeting};
 }
 
 static inline int64_t live_rows(int64_t rows, const int32_t* live) { return live && *live < rows ? *live : rows; }

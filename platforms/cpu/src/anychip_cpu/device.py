@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
-from anychip_sdk.contract import Capabilities, DeviceInfo, DType, NotSupported, Reader, WeightSpec
+from anychip_sdk.contract import (
+    Bucket,
+    Capabilities,
+    Compiled,
+    DeviceInfo,
+    DType,
+    NotSupported,
+    Reader,
+    Step,
+    StepKey,
+    WeightSpec,
+)
 from anychip_sdk.kits.torch import TorchDevice
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
+from anychip_sdk.kits.torch.device import TorchPending, as_contract_error
 from anychip_sdk.kits.torch.scaled import formats
 from anychip_sdk.kits.torch.weights import Weight
 
+from anychip_cpu.buckets import recorded_bucket
 from anychip_cpu.kernel_ops import KernelOps
+from anychip_cpu.launch import Launcher
 from anychip_cpu.native import kernels
 from anychip_cpu.onednn_ops import DTYPES, CpuOps
 from anychip_cpu.quantized import FORMATS, IntExperts, TiedWeight
+from anychip_cpu.recording import Recordings
 
 
 class CpuDevice(TorchDevice):
@@ -34,7 +51,29 @@ class CpuDevice(TorchDevice):
             quantize=() if found is None else FORMATS,
         )
         super().__init__(info, capabilities, "cpu")
-        self.ops: CpuOps = CpuOps(self.communicator) if found is None else KernelOps(self.communicator, found)
+        self.ops: CpuOps = CpuOps(self.communicator)
+        self._recordings: Recordings | None = None
+        if found is not None:
+            launch = Launcher()
+            self.ops = KernelOps(self.communicator, found, launch)
+            self._recordings = Recordings(launch, self.ops.attention)
+
+    def bucket(self, exact: Bucket) -> Bucket:
+        return exact if self._recordings is None else recorded_bucket(exact) or exact
+
+    def compile(self, step: Step, key: StepKey) -> Compiled:
+        recordings = self._recordings
+        if recordings is None or recorded_bucket(key.bucket) != key.bucket:
+            return super().compile(step, key)
+
+        @torch.inference_mode()
+        def launch(weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> tuple[TorchPending, Any, Any]:
+            try:
+                return TorchPending(recordings.run(step, key, weights, kv, state, buffer)), kv, state
+            except (RuntimeError, IndexError, ValueError, MemoryError) as error:
+                raise as_contract_error(error) from error
+
+        return launch
 
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
         if spec.quantize is not None:
@@ -60,3 +99,7 @@ class CpuDevice(TorchDevice):
         if isinstance(packed, IntExperts) or spec.kind == "linear":
             return packed
         return TiedWeight(**vars(super().pack(plain, read, shapes, dtype)), head=packed)
+
+    def close(self) -> None:
+        if self._recordings is not None:
+            self._recordings.forget()

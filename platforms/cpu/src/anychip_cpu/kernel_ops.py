@@ -42,11 +42,10 @@ class PackedWeight(Weight):
 
 
 class KernelOps(CpuOps):
-    def __init__(self, communicator: Communicator, kernels: Kernels) -> None:
+    def __init__(self, communicator: Communicator, kernels: Kernels, launch: Launcher) -> None:
         super().__init__(communicator)
-        self._kernels = kernels
-        self._launch = Launcher()
-        self.attention = KernelAttention(kernels, self._launch)
+        self._kernels, self._launch = kernels, launch
+        self.attention = KernelAttention(kernels, launch)
         own = f"kernels of our own ({kernels.name.decode()}) in float32, bfloat16, int8 and int4; else "
         self.adopted: Mapping[str, str] = {  # type: ignore[misc]  # of this processor, not of the class
             **CpuOps.adopted,

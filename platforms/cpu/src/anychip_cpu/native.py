@@ -172,3 +172,24 @@ def run(kernel: int, arguments: Structure, threads: int) -> None:
     found = library()
     assert found is not None  # or there would be no kernel
     found.anychip_cpu_run(Command(kernel, addressof(arguments)), 1, threads)
+
+
+class Stretch:
+    """Kernels that run in order in one call, on `threads` threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._held: list[Structure] = []
+        self._commands: list[Command] = []
+        self._array: Any = None
+
+    def add(self, kernel: int, arguments: Structure) -> None:
+        self._held.append(arguments)
+        self._commands.append(Command(kernel, addressof(arguments)))
+
+    def __call__(self) -> None:
+        found = library()
+        assert found is not None  # or there would be no kernel
+        if self._array is None:
+            self._array = (Command * len(self._commands))(*self._commands)
+        found.anychip_cpu_run(self._array, len(self._commands), self._threads)

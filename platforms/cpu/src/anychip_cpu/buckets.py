@@ -1,0 +1,30 @@
+"""The shapes that steps are recorded in. Kernels loop over what is really there, so large shapes cost only memory that
+is never touched, and few of them serve all steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from anychip_sdk.contract import Bucket
+
+TOKENS = 4**7
+TABLE = 4**9
+"""The most tokens, and entries of a page table; steps of more run at their exact shapes."""
+
+
+def recorded_bucket(exact: Bucket) -> Bucket | None:
+    """The shapes that a step is recorded in, a new object even where they are equal; None where it is not recorded."""
+    seqs, pages = _power(exact.seqs), max(64, _power(exact.pages))
+    tokens = seqs if exact.decode else max(16, _power(exact.tokens))
+    rows = seqs if exact.rows <= seqs else _power(exact.rows)
+    if tokens > TOKENS or seqs * pages * exact.groups > TABLE:
+        return None
+    return replace(exact, tokens=tokens, seqs=seqs, rows=rows, pages=pages)
+
+
+def _power(n: int) -> int:
+    """The smallest power of four from n on."""
+    power = 1
+    while power < n:
+        power *= 4
+    return power

@@ -1,0 +1,239 @@
+"""A step recorded as a list of kernel calls, and its replay."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from ctypes import Structure
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from anychip_sdk.contract import Attention, Batch, DeviceError, Sampled, Shapes, Step, StepKey, view, words
+from torch import Tensor
+
+from anychip_cpu.launch import Launcher
+from anychip_cpu.memory import Pool
+from anychip_cpu.native import Stretch, run
+
+TOKENS, SEQUENCES, ROWS = 0, 1, 2
+"""Places in `Batch.counts`."""
+FIELDS = {
+    TOKENS: ("token_ids", "positions", "token_seq", "token_slot", "feed", "slot_mapping"),
+    SEQUENCES: ("seq_lens", "seq_slot", "page_table"),
+    ROWS: ("logit_rows", "row_slot", "sampling"),
+}
+"""Arrays of a batch with so many entries in their first axis, but for the groups of `slot_mapping` and `page_table`."""
+
+KEPT = 64
+"""Recordings; of more the one used longest ago is dropped."""
+
+Source = Callable[[], Any]
+"""Makes an argument of a kit function for the step at hand."""
+
+
+class Recordings:
+    """Of all steps of a device, by their keys."""
+
+    def __init__(self, launch: Launcher, attention: Attention) -> None:
+        self._launch, self._attention = launch, attention
+        self._pool = Pool()
+        self._kept: OrderedDict[tuple[Step, StepKey], Recording] = OrderedDict()
+
+    def run(self, step: Step, key: StepKey, weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> Sampled:
+        """Replays the step, or records it. What was recorded over another cache, state or set of weights is recorded
+        anew; what fails while it is recorded is not kept."""
+        recording = self._kept.get((step, key))
+        if recording is not None and recording.serves(weights, kv, state):
+            self._kept.move_to_end((step, key))
+            return recording.replay(buffer)
+        self._kept.pop((step, key), None)
+        shapes = self._attention.plan_shapes(key.bucket)
+        recording = Recording(step, key, shapes, self._pool, self._attention)
+        sampled = recording.record(weights, kv, state, buffer, self._launch)
+        self._kept[step, key] = recording
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return sampled
+
+    def forget(self) -> None:
+        self._kept.clear()
+
+
+class Recording:
+    """Runs a step's ops once, on memory that stays, and keeps what they called.
+
+    The recording is the first run of the step, too: each kernel runs when it is recorded. A replay copies the batch to
+    where the first one lay and walks the list; kernels read there how many rows are real. What has no kernel is called
+    again, on the real rows, between two stretches of kernels."""
+
+    def __init__(self, step: Step, key: StepKey, shapes: Shapes, pool: Pool, attention: Attention) -> None:
+        self._step, self._pool, self._attention = step, pool, attention
+        self._buffer = np.zeros(words(key, shapes), np.int32)
+        self._batch = view(torch.from_numpy(self._buffer), key, shapes)
+        self._counts = self._buffer[:4]
+        self._fields = {
+            (x.data_ptr(), x.shape): (name, kind) for kind, names in FIELDS.items() for name in names
+            for x in [getattr(self._batch, name)]
+        }  # fmt: skip
+        self._kinds: dict[int, int] = {}  # by the storage's address, of what the ops made
+        self._calls: list[Stretch | Callable[[], None]] = []
+        self._threads = torch.get_num_threads()
+        self._real: Batch | None = None
+        self._sampled = Sampled(torch.empty(0))
+
+    def record(self, weights: Any, kv: Any, state: Any, buffer: np.ndarray, launch: Launcher) -> Sampled:
+        """Raises what the ops raise; the recording is of no use then. Raises DeviceError where the step gives back
+        another cache or state: a recording works in place."""
+        self._buffer[:] = buffer
+        launch.recorder = self
+        try:
+            sampled, after, state_after = self._step(weights, kv, state, self._batch)
+        finally:
+            launch.recorder = None
+        if after is not kv or state_after is not state:
+            raise DeviceError("the step gave back another KV cache or state; a recorded step works in place")
+        self._over = (weights, kv, state)
+        self._sampled = Sampled(**{name: x if x is None else self._alias(x) for name, x in vars(sampled).items()})
+        return self._result()
+
+    def serves(self, weights: Any, kv: Any, state: Any) -> bool:
+        return all(a is b for a, b in zip(self._over, (weights, kv, state), strict=True))
+
+    def replay(self, buffer: np.ndarray) -> Sampled:
+        self._buffer[:] = buffer
+        self._real = None
+        for call in self._calls:
+            call()
+        return self._result()
+
+    def _result(self) -> Sampled:
+        """Copies: the next replay, of this recording or another, writes there again."""
+        rows = int(self._counts[ROWS])
+        return Sampled(**{name: x if x is None else x[:rows].clone() for name, x in vars(self._sampled).items()})
+
+    # What the launcher asks for while the step is recorded.
+
+    def run(self, kernel: int, arguments: Structure) -> None:
+        run(kernel, arguments, self._threads)
+        stretch = self._calls[-1] if self._calls else None
+        if not isinstance(stretch, Stretch):
+            stretch = Stretch(self._threads)
+            self._calls.append(stretch)
+        stretch.add(kernel, arguments)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor | None) -> Tensor:
+        x = self._pool.empty(shape, dtype)
+        address = x.untyped_storage().data_ptr()
+        if like is None:
+            self._kinds.pop(address, None)
+        else:
+            self._kinds[address] = self._kind(like)
+        return x
+
+    def live(self, x: Tensor) -> int:
+        return self._counts[self._kind(x) :].ctypes.data
+
+    def kit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Its result, with as many rows as the recorded shapes have; the first are those of the step at hand."""
+        sources = [self._source(a) for a in args]
+        named = {name: self._source(a) for name, a in kwargs.items()}
+        kinds = [k for x in _tensors(args) if (k := self._known(x)) is not None]
+        kind = kinds[-1] if kinds else TOKENS
+
+        def call() -> Any:
+            return function(*(make() for make in sources), **{name: make() for name, make in named.items()})
+
+        result = call()
+        room = {id(x): self._room(x, kind) for x in _tensors(result)}
+        made = [self._alias(room[id(x)]) for x in _tensors(result)]
+
+        def keep(result: Any) -> None:
+            for to, x in zip(made, _tensors(result), strict=True):
+                to[: len(x)].copy_(x)
+
+        keep(result)
+        self._calls.append(lambda: keep(call()))
+        return _map(result, lambda x: room[id(x)])
+
+    def _room(self, x: Tensor, kind: int) -> Tensor:
+        bucket = self._batch.key.bucket
+        rows = {TOKENS: bucket.tokens, SEQUENCES: bucket.seqs, ROWS: bucket.rows}[kind]
+        if len(x) != self._counts[kind]:
+            raise DeviceError(f"an op gave {len(x)} rows for {self._counts[kind]}; such a step cannot be recorded")
+        room = self._pool.empty((rows, *x.shape[1:]), x.dtype)
+        self._kinds[room.untyped_storage().data_ptr()] = kind
+        return room
+
+    def _alias(self, x: Tensor) -> Tensor:
+        again = self._pool.again(x)
+        if again is None:
+            raise DeviceError("a recorded step gave back a tensor that no op of the device made")
+        return again
+
+    def _known(self, x: Tensor) -> int | None:
+        """Which of the counts says how many rows of x are real; None for what does not come from the batch."""
+        if self._pool.again(x) is not None:
+            return self._kinds.get(x.untyped_storage().data_ptr())
+        _, kind = self._fields.get((x.data_ptr(), x.shape), ("", None))
+        return kind
+
+    def _kind(self, x: Tensor) -> int:
+        kind = self._known(x)
+        if kind is None:
+            raise DeviceError("an op was given a tensor that no op of the device made; a recorded step cannot renew it")
+        return kind
+
+    def _source(self, value: Any) -> Source:
+        if isinstance(value, Batch):
+            return self._real_batch
+        if isinstance(value, tuple):
+            parts = [self._source(v) for v in value]
+            return lambda: tuple(make() for make in parts)
+        if not isinstance(value, Tensor):
+            return lambda: value
+        again, kind = self._pool.again(value), self._known(value)
+        if again is not None and kind is not None:
+            return lambda: again[: self._counts[kind]]
+        if kind is not None:
+            name, _ = self._fields[value.data_ptr(), value.shape]
+            return lambda: getattr(self._real_batch(), name)
+        return lambda: value
+
+    def _real_batch(self) -> Batch:
+        """The batch at its exact shapes, begun. Made when the first kit function of a step asks."""
+        if self._real is None:
+            tokens, sequences, rows = self._counts[:3].tolist()
+            b = self._batch
+            cut = {name: getattr(b, name)[:n] for n, kind in ((tokens, TOKENS), (sequences, SEQUENCES), (rows, ROWS))
+                   for name in FIELDS[kind] if name not in ("slot_mapping", "page_table")}  # fmt: skip
+            exact = replace(b.key.bucket, tokens=tokens, seqs=sequences, rows=rows)
+            self._real = self._attention.begin(
+                replace(
+                    b, **cut, key=replace(b.key, bucket=exact), query_start=b.query_start[: sequences + 1],
+                    slot_mapping=b.slot_mapping[:, :tokens], page_table=b.page_table[:, :sequences],
+                )
+            )  # fmt: skip
+        return self._real
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Of a result or of arguments, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, Sampled):
+        yield from _tensors(tuple(vars(value).values()))
+
+
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_map(part, change) for part in value)
+    if isinstance(value, Sampled):
+        return Sampled(**{name: _map(part, change) for name, part in vars(value).items()})
+    return value
