@@ -183,6 +183,12 @@ def test_a_tensor_from_elsewhere_is_refused(open_llm, monkeypatch):
     assert "a tensor that no op of the device made" in output.error
 
 
+def test_nothing_is_recorded_before_the_first_request(open_llm):
+    """A step is recorded while it runs, so a warm-up would only delay the start."""
+    with open_llm() as llm:
+        assert not recordings(llm)._kept
+
+
 def test_shapes():
     exact = Bucket(tokens=9, seqs=9, pages=70, rows=9, decode=True)
     assert recorded_bucket(exact) == Bucket(tokens=16, seqs=16, pages=256, rows=16, decode=True)

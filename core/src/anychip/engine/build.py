@@ -66,7 +66,7 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
             refuse_if_strict(device, options)
             budget = make_budget(checkpoint, device, options)
             executor, budget = _load(checkpoint, device, budget, options, progress)
-            if options.warm_up:
+            if options.warm_up and device.capabilities.warm_up:
                 with _faults_named(checkpoint, device):
                     _warm_up(executor, budget, options, progress)
         except BaseException:

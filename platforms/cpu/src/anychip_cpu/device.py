@@ -49,6 +49,7 @@ class CpuDevice(TorchDevice):
             device_feedback=True,
             step_tokens=512,  # activations of more leave the cache between two ops
             quantize=() if found is None else FORMATS,
+            warm_up=False,  # a step is recorded while it runs
         )
         super().__init__(info, capabilities, "cpu")
         self.ops: CpuOps = CpuOps(self.communicator)
