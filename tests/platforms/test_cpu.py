@@ -161,8 +161,17 @@ def test_an_instruction_set_can_be_forced(monkeypatch):
     monkeypatch.setenv(native.FORCED, "portable")
     assert native.kernels().name == b"portable"
     monkeypatch.setenv(native.FORCED, "sse9")
-    with pytest.raises(DeviceError, match=r"ANYCHIP_CPU_ISA is 'sse9'; this processor has kernels for .*portable"):
+    with pytest.raises(
+        DeviceError, match=r"ANYCHIP_CPU_ISA is 'sse9'; use none, or what this processor has kernels for: .*portable"
+    ):
         CpuPlatform().open(threads=1)
+
+
+def test_the_kernels_can_be_left_out(monkeypatch):
+    monkeypatch.setenv(native.FORCED, native.NONE)
+    device = CpuPlatform().open(threads=1)
+    assert type(device.ops) is CpuOps
+    assert device.capabilities.quantize == ()
 
 
 def test_forcing_one_without_the_library_is_an_error(monkeypatch):

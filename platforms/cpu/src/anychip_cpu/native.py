@@ -14,7 +14,10 @@ import anychip_cpu
 
 LIBRARY = "_kernels.so"
 FORCED = "ANYCHIP_CPU_ISA"
-"""Environment variable that names the instruction set to use, for tests and comparisons."""
+"""Environment variable that names the instruction set to use, for tests and comparisons: one of `isas()`, or NONE."""
+
+NONE = "none"
+"""In ANYCHIP_CPU_ISA: no kernels of our own, so that the torch kit does the work, as where no compiler was found."""
 
 DECODE_CHUNK = 256
 PREFILL_ROWS = 96
@@ -143,10 +146,13 @@ def isas() -> list[str]:
 
 
 def kernels(isa: str | None = None) -> Kernels | None:
-    """isa: None takes ANYCHIP_CPU_ISA, else the best. None where there is no library.
+    """isa: None takes ANYCHIP_CPU_ISA, else the best. None where there is no library, or for NONE.
 
     Raises DeviceError for one that the processor does not have."""
-    found, asked = library(), isa or os.environ.get(FORCED)
+    asked = isa or os.environ.get(FORCED)
+    if asked == NONE:
+        return None
+    found = library()
     if found is None:
         if asked:
             raise DeviceError(
@@ -155,7 +161,9 @@ def kernels(isa: str | None = None) -> Kernels | None:
         return None
     available = isas()
     if asked and asked not in available:
-        raise DeviceError(f"{FORCED} is {asked!r}; this processor has kernels for {', '.join(available)}")
+        raise DeviceError(
+            f"{FORCED} is {asked!r}; use {NONE}, or what this processor has kernels for: {', '.join(available)}"
+        )
     result: Kernels = found.anychip_cpu_kernels((asked or available[0]).encode()).contents
     return result
 
