@@ -1,7 +1,7 @@
 # make demo    stream text from the embedded model        make test    the tests
 # make test-slow       those that take minutes: wheels in empty environments, every GPU kernel compiled, seeded bugs
 # make lint    ruff and mypy                               make bench   the figures of benchmarks/README.md
-# make tpu-check       whole steps compiled for TPUs by their own compiler
+# make tpu-check       whole steps compiled for TPUs by their own compiler; TPU_STEPS=MODEL@CHIP-COUNT names some of them
 # make gpu-check       what is to be proved on a machine with a card, its torch and transformers
 # make bench-peers     other engines beside this one, on the same work (ARGS="--pairs 1 --peers transformers", --help)
 # make test-sanitize   the kernels' tests under AddressSanitizer and UBSan (needs g++ and cmake)
@@ -33,7 +33,7 @@ test-sanitize: $(VENV)/.dev
 # Compiles whole steps for TPUs with their own compiler, which needs no TPU.
 tpu-check: $(VENV)/.dev
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt libtpu
-	@PYTHONPATH=platforms/tpu/src $(BIN)/python tools/tpu_check.py
+	@PYTHONPATH=platforms/tpu/src $(BIN)/python tools/tpu_check.py $(TPU_STEPS)
 
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_check.py

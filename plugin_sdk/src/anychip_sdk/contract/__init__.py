@@ -38,6 +38,6 @@ __all__ = [
     "Absent", "Activation", "Allocator", "Attention", "AttentionSpec", "Batch", "Broken", "Bucket", "Capabilities",
     "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVDType",
     "KVLayout", "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged",
-    "Pending", "Planned", "Platform", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled", "Shapes", "Step",
-    "StepKey", "StepPlugin", "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
+    "Pending", "Planned", "Platform", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled", "Shapes",
+    "Step", "StepKey", "StepPlugin", "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
 ]  # fmt: skip
