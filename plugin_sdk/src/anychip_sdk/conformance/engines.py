@@ -121,10 +121,10 @@ class _Door:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def launch(self, *arguments: Any) -> Any:
+    def launch(self, key: Any, buffer: np.ndarray, exact: bool) -> Any:
         self.launches += 1
         self.before(self.launches)
-        return self._inner.launch(*arguments)
+        return self._inner.launch(key, buffer, exact)
 
     def copy_pages(self, group: int, source: np.ndarray, target: np.ndarray) -> None:
         self.copies += 1
