@@ -12,6 +12,8 @@ import torch
 from anychip_sdk.contract import AttentionSpec, Batch, Bucket, Layer, StepKey, view, words
 from anychip_sdk.kits.torch import TorchDevice
 
+Say = Callable[[str, float], None]
+"""Takes a figure as soon as it is there."""
 PAGE = 16
 HEADS, KV_HEADS, WIDTH = 32, 8, 128
 DTYPE = torch.bfloat16
@@ -43,10 +45,12 @@ def copy_bandwidth(device: torch.device, size: int) -> float:
 
 
 def batch_of(device: TorchDevice, lengths: list[int], new: int) -> Batch:
-    """`new` tokens of each sequence, up to its length; a decoding step where that is one. Pages in a random order."""
-    B, T, P = len(lengths), new * len(lengths), -(-max(lengths) // PAGE)
+    """The last `new` tokens of each sequence of these lengths; a decoding step where that is one. Pages in a random
+    order, just as many as the sequences need."""
+    B, T = len(lengths), new * len(lengths)
+    columns = [-(-n // PAGE) for n in lengths]
     decode = new == 1
-    key = StepKey(Bucket(T, B, P, B, decode))
+    key = StepKey(Bucket(T, B, max(columns), B, decode))
     buffer = np.zeros(words(key), np.int32)
     host = view(buffer, key)
     host.counts[:] = (T, B, B, B if decode else 0)
@@ -54,36 +58,49 @@ def batch_of(device: TorchDevice, lengths: list[int], new: int) -> Batch:
     host.seq_lens[:] = lengths
     host.token_seq[:] = np.repeat(np.arange(B), new)
     host.positions[:] = np.concatenate([np.arange(n - new, n) for n in lengths])
-    host.page_table[0] = 1 + np.random.default_rng(0).permutation(B * P).reshape(B, P)
+    pages = 1 + np.random.default_rng(0).permutation(sum(columns))
+    for row, taken in enumerate(np.split(pages, np.cumsum(columns)[:-1])):
+        host.page_table[0, row, : len(taken)] = taken
     attention = device.ops.attention
     key = replace(key, static=attention.plan(host))
     target = device.state(1).last_token.device
     return attention.begin(view(torch.from_numpy(buffer).to(target), key))
 
 
-def attend(device: TorchDevice, lengths: list[int], new: int) -> tuple[Callable[[], Any], int]:
-    """-> a call of the kernel on random values, and the bytes of K and V it reads."""
+def attend(device: TorchDevice, lengths: list[int], new: int, **kind: Any) -> tuple[Callable[[], Any], int]:
+    """-> a call of the kernel on random values, and the bytes of K and V it reads. kind: of `AttentionSpec`."""
     batch = batch_of(device, lengths, new)
     place = device.state(1).last_token.device
     pages = 1 + int(batch.page_table.max())
-    kv = [tuple([torch.randn(pages, KV_HEADS, PAGE, WIDTH, device=place).to(DTYPE)] for _ in "kv")]
-    q = torch.randn(new * len(lengths), HEADS, WIDTH, device=place).to(DTYPE)
-    layer = Layer(AttentionSpec(head_dim=WIDTH, scale=WIDTH**-0.5), 0)
+    kv = [tuple([torch.randn(pages, KV_HEADS, PAGE, WIDTH, device=place, dtype=DTYPE)] for _ in "kv")]
+    q = torch.randn(new * len(lengths), HEADS, WIDTH, device=place, dtype=DTYPE)
+    layer = Layer(AttentionSpec(head_dim=WIDTH, scale=WIDTH**-0.5, **kind), 0)
     size = sum(lengths) * KV_HEADS * WIDTH * 2 * DTYPE.itemsize
     return lambda: device.ops.attention.attend(q, kv, batch, layer), size
 
 
 @torch.inference_mode()
-def run(device: TorchDevice, small: bool) -> dict[str, float]:
+def run(device: TorchDevice, small: bool, say: Say) -> None:
     place = device.state(1).last_token.device
-    found = {"copy, GB/s": copy_bandwidth(place, (16 if small else 1024) * 2**20) / 1e9}
+    copy = copy_bandwidth(place, (16 if small else 1024) * 2**20)
+    say("copy, GB/s", copy / 1e9)
     for seqs, length in ((4, 128),) if small else ((64, 4096), (256, 1024), (8, 32768), (1, 131072)):
         call, size = attend(device, [length] * seqs, 1)
-        rate = size / seconds(call, place) / 1e9
-        found[f"decode {seqs} x {length}, GB/s"] = rate
-        found[f"decode {seqs} x {length}, of the copy"] = rate / found["copy, GB/s"]
+        rate = size / seconds(call, place)
+        say(f"decode {seqs} x {length}, GB/s", rate / 1e9)
+        say(f"decode {seqs} x {length}, of the copy", rate / copy)
     for length in (128,) if small else (2048, 8192):
         call, _ = attend(device, [length], length)
         work = 4 * HEADS * WIDTH * length * (length + 1) / 2
-        found[f"prefill {length}, TFLOP/s"] = work / seconds(call, place) / 1e12
-    return found
+        say(f"prefill {length}, TFLOP/s", work / seconds(call, place) / 1e12)
+
+
+@torch.inference_mode()
+def touch(device: TorchDevice, say: Say) -> None:
+    """Lengths around the edges of pages and chunks, for a tool that watches every access."""
+    edges = [1, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1030]
+    for kind in ({}, {"window": 20}, {"softcap": 30.0}):
+        for new in (1, 5):
+            call, _ = attend(device, [max(new, n) for n in edges], new, **kind)
+            assert bool(call().isfinite().all())
+    say("calls of the attention kernels", 6)

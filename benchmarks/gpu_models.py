@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import transformers as tf
 from anychip import LLM, SamplingParams
-from gpu_attention import copy_bandwidth
+from gpu_attention import Say, copy_bandwidth
+from gpu_idle import idle, watched
 from model_shapes import SHAPES, write_checkpoint
 
 PROMPT, SHORT, LONG = 128, 8, 40
@@ -36,11 +37,17 @@ def decoding(generate: Callable[[int], Any], batch: int) -> float:
     return batch * (LONG - SHORT) / (took[LONG] - took[SHORT]) if took[LONG] > took[SHORT] else nan
 
 
-def ours(llm: LLM, batch: int) -> float:
+def greedy(count: int) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
+
+
+def ours(llm: LLM, batch: int, spans: list[Any]) -> float:
+    """spans: of the replays; those of the last run are left in it."""
+
     def generate(count: int) -> None:
         llm.reset_prefix_cache()
-        params = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
-        llm.generate(prompts(batch, llm.vocab_size), params)
+        spans.clear()
+        llm.generate(prompts(batch, llm.vocab_size), greedy(count))
 
     return decoding(generate, batch)
 
@@ -73,34 +80,33 @@ def serving(llm: LLM, count: int = 256) -> float:
     rng = np.random.default_rng(0)
     sizes = rng.integers(100, 1025, (count, 2)).tolist()
     asked = [rng.integers(0, llm.vocab_size, n).tolist() for n, _ in sizes]
-    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, detokenize=False) for _, n in sizes]
     start = perf_counter()
-    llm.generate(asked, params)
+    llm.generate(asked, [greedy(n) for _, n in sizes])
     return sum(n for _, n in sizes) / (perf_counter() - start)
 
 
-def run(device: str, place: torch.device, name: str, folder: Path, small: bool) -> dict[str, float]:
+def run(device: str, place: torch.device, name: str, folder: Path, small: bool, say: Say) -> None:
     """One shape, at several batches; with the first one, a whole load of requests too."""
     config = SHAPES[name]()
     write_checkpoint(config, folder)
     batches = (1, 2) if small else (1, 8, 64, 256)
     bandwidth = copy_bandwidth(place, (16 if small else 1024) * 2**20)
-    found = {}
     start = perf_counter()
-    with LLM(folder, device, skip_tokenizer=True, dtype="bfloat16", max_num_seqs=max(batches),
-             max_model_len=256 if small else 2304, memory_fraction=0.8) as llm:  # fmt: skip
-        found[f"{name}, load, s"] = perf_counter() - start
+    with watched() as spans, LLM(folder, device, skip_tokenizer=True, dtype="bfloat16", max_num_seqs=max(batches),
+                                 max_model_len=256 if small else 2304, memory_fraction=0.8) as llm:  # fmt: skip
+        say("load, s", perf_counter() - start)
         for batch in batches:
-            rate = ours(llm, batch)
-            found[f"{name} x {batch}, tokens/s"] = rate
-            found[f"{name} x {batch}, of the roofline"] = step_bytes(config, batch) * rate / batch / bandwidth
+            rate = ours(llm, batch, spans)
+            say(f"x {batch}, tokens/s", rate)
+            say(f"x {batch}, of the roofline", step_bytes(config, batch) * rate / batch / bandwidth)
+            say(f"x {batch}, idle", idle(spans))
         if name == "Qwen3-0.6B":
-            found[f"{name}, 256 requests of 100 to 1024 in and out, tokens/s"] = serving(llm)
+            say("256 requests of 100 to 1024 in and out, tokens/s", serving(llm))
     del llm
     gc.collect()
-    model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().to(place)
+    with place:
+        model = tf.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     model.generation_config.eos_token_id = None
     with torch.inference_mode():
-        for batch in batches[:3]:
-            found[f"{name} x {batch}, Transformers, tokens/s"] = theirs(model, batch)
-    return found
+        for batch in batches:
+            say(f"x {batch}, Transformers, tokens/s", theirs(model, batch))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers as tf
 from anychip import LLM, SamplingParams
+from gpu_attention import Say
 from gpu_models import prompts
 
 TOKENS = 24
@@ -39,12 +40,11 @@ def judge(model: Any, prompt: list[int], mine: list[int], exact: bool) -> str:
 
 
 @torch.inference_mode()
-def run(device: str, place: torch.device, folder: Path) -> dict[str, int]:
+def run(device: str, place: torch.device, folder: Path, say: Say) -> None:
     """Counts of prompts."""
     make(folder)
     asked = [prompts(1, 2048, n)[0] for n in LENGTHS]
     params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
-    found = {}
     for dtype in ("float32", "bfloat16"):
         model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(place)
         with LLM(
@@ -52,5 +52,5 @@ def run(device: str, place: torch.device, folder: Path) -> dict[str, int]:
         ) as llm:
             outputs = [list(o.outputs[0].token_ids) for o in llm.generate(asked, params)]
         verdicts = [judge(model, p, mine, dtype == "float32") for p, mine in zip(asked, outputs, strict=True)]
-        found |= {f"{dtype}, {name}": verdicts.count(name) for name in ("equal", "near tie", "different")}
-    return found
+        for name in ("equal", "near tie", "different"):
+            say(f"{dtype}, {name}", verdicts.count(name))

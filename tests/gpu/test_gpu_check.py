@@ -3,40 +3,78 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECK = Path(__file__).parents[2] / "benchmarks/gpu_check.py"
 
 
-def check(*options):
-    return subprocess.run([sys.executable, CHECK, *options], capture_output=True, text=True, check=False, timeout=250)
+def check(out, *options, **environment):
+    """-> the process, and the result it wrote."""
+    command = [sys.executable, CHECK, "--small", "--out", str(out), *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=250, env=os.environ | environment
+    )
+    return done, json.loads((out / "gpu_check.json").read_text())
 
 
+@pytest.mark.timeout(300)
 def test_a_result_and_a_table_are_written(tmp_path):
-    done = check("--device", "cpu", "--small", "--parts", "attention", "memcheck", "--out", str(tmp_path))
+    """Without compute-sanitizer, which is said."""
+    done, result = check(tmp_path, "--device", "cpu", "--parts", "attention", "memcheck", PATH=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads((tmp_path / "gpu_check.json").read_text())
     assert result["machine"]["device"] == "cpu"
     found = result["parts"]["attention"]["found"]
     assert found["copy, GB/s"] > 0
     assert any(name.startswith("prefill") for name in found)
+    assert result["parts"]["memcheck"]["found"] == {"compute-sanitizer": "not installed, so nothing was checked"}
     table = (tmp_path / "gpu_check.md").read_text()
     assert table.startswith(f"# {result['machine']['description']}")
     assert "| copy, GB/s | " in table
 
 
-def test_tokens_are_compared_with_transformers(tmp_path):
-    done = check("--device", "cpu", "--small", "--parts", "parity", "--out", str(tmp_path))
+@pytest.mark.timeout(300)
+def test_tokens_and_speed_are_compared_with_transformers(tmp_path):
+    done, result = check(tmp_path, "--device", "cpu", "--parts", "parity", "models")
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]["parity"]["found"]
+    found = result["parts"]["parity"]["found"]
     assert found["float32, equal"] == 6
     assert found["bfloat16, different"] == 0
+    names = result["parts"]["tiny"]["found"].keys()
+    assert names >= {"load, s", "x 2, tokens/s", "x 2, of the roofline", "x 2, idle", "x 2, Transformers, tokens/s"}
+
+
+@pytest.mark.timeout(300)
+def test_the_suite_is_run_and_its_areas_are_counted(tmp_path):
+    done, result = check(tmp_path, "--device", "numpy", "--parts", "conformance")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result["parts"]["conformance"]["found"]["kv_write"].endswith("0 failed, 0 skipped")
 
 
 def test_a_part_that_fails_is_reported(tmp_path):
-    done = check("--device", "numpy", "--small", "--parts", "attention", "--out", str(tmp_path))
+    done, _ = check(tmp_path, "--device", "numpy", "--parts", "attention")
     assert done.returncode == 1
     assert "attention: failed" in done.stdout
     assert "Failed:" in (tmp_path / "gpu_check.md").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_the_memory_check_runs_under_its_tool(tmp_path):
+    """A stand-in that drops its own options and runs the rest."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
+    tool.chmod(0o755)
+    _, result = check(tmp_path, "--device", "cpu", "--parts", "memcheck", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert result["parts"]["memcheck"]["found"] == {"calls of the attention kernels": 6, "memory errors": 0}
+
+
+def test_parts_without_time_are_named(tmp_path):
+    done, result = check(tmp_path, "--device", "cpu", "--parts", "attention", "parity", "--total", "3")
+    assert done.returncode == 1
+    assert {part["failed"] for part in result["parts"].values()} == {
+        "it was not begun: the time for everything was used up"
+    }

@@ -32,7 +32,7 @@ from triton.errors import TritonError
 from triton_device import TILES
 
 torch.set_num_threads(1)
-DECODE = StepKey(Bucket(4, 4, 64, 4, True), static=Static(True, False, True))
+DECODE = StepKey(Bucket(4, 4, 256, 4, True), static=Static(True, False, True))
 
 
 def recording_device() -> tuple[TritonDevice, FakeGraphs]:
@@ -68,7 +68,7 @@ def test_engines_give_the_oracles_tokens(family, tmp_path):
 
 def test_buckets():
     exact = Bucket(5, 5, 3, 5, True, groups=2)
-    assert decode_bucket(exact) == Bucket(8, 8, 64, 8, True, groups=2)
+    assert decode_bucket(exact) == Bucket(8, 8, 256, 8, True, groups=2)
     held = decode_bucket(exact)
     assert decode_bucket(held) == held
     assert decode_bucket(held) is not held  # the same object would mean: run at exact shapes
@@ -110,7 +110,7 @@ def test_steps_in_many_shapes_are_not_recorded():
     for kind in (SampleKind(edits=1), SampleKind(penalties=2), SampleKind(logprobs=0)):
         assert launch(device, doubled, replace(DECODE, sample=kind), fill=4)[0].get().tokens.tolist() == [8] * 4
     odd = replace(DECODE, bucket=Bucket(3, 3, 1, 3, True))
-    prefill = replace(DECODE, bucket=Bucket(4, 4, 64, 4, False))
+    prefill = replace(DECODE, bucket=Bucket(4, 4, 256, 4, False))
     for key in (odd, prefill):
         launch(device, doubled, key)
     assert not graphs.graphs

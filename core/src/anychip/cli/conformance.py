@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
     parser.add_argument("--seed", type=int, default=0, help="of all inputs (default 0)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds an area may take (default: by the run)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="areas to run at once (default 1)")
     parser.add_argument("--fail-fast", action="store_true", help="end an area with its first failure")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     repeat = actions.add_parser("repro", help="repeat one failure of a report from its saved inputs")
@@ -69,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     tier: Tier = "quick" if options.quick else "certify" if options.certify else "full"
     request = Request(
         options.device, options.plugin, options.group, tier, options.seed, options.out, areas, options.time_limit,
-        fail_fast=options.fail_fast,
+        fail_fast=options.fail_fast, jobs=max(1, options.jobs),
     )  # fmt: skip
     check_known(waivers, known_checks(request, (check.partition("/")[0] for check in waivers)))
     print(f"{tested.name}: {tested.info.description} ({tested.distribution}), {tier} run", flush=True)

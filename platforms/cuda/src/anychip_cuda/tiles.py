@@ -14,8 +14,8 @@ AMPERE = Tiles(
         (4, 256): Tile(rows=16, columns=16, warps=4, stages=2),
     },
     prefill={
-        (2, 64): Tile(rows=128, columns=64, warps=4, stages=3),
-        (2, 128): Tile(rows=128, columns=64, warps=8, stages=3),
+        (2, 64): Tile(rows=128, columns=64, warps=8, stages=3),
+        (2, 128): Tile(rows=64, columns=64, warps=4, stages=3),
         (2, 256): Tile(rows=64, columns=32, warps=8, stages=2),
         (4, 64): Tile(rows=32, columns=32, warps=4, stages=2),
         (4, 128): Tile(rows=32, columns=32, warps=8, stages=2),
@@ -35,8 +35,12 @@ AMPERE = Tiles(
 """For cards with 99 KB of shared memory: compute capability 8.6, 8.9 and 12.0. 8.0 has 163 KB."""
 
 HOPPER = Tiles(
-    decode={**AMPERE.decode, (2, 128): Tile(rows=16, columns=128, warps=4, stages=3)},
-    prefill={**AMPERE.prefill, (2, 128): Tile(rows=128, columns=128, warps=8, stages=2)},
+    decode=AMPERE.decode,
+    prefill={
+        **AMPERE.prefill,
+        (2, 64): Tile(rows=128, columns=128, warps=8, stages=3),
+        (2, 128): Tile(rows=128, columns=64, warps=8, stages=3),
+    },
     experts_few=AMPERE.experts_few,
     experts_many={**AMPERE.experts_many, 2: Tile(rows=128, columns=128, depth=64, warps=8, stages=3)},
     chunk=512,

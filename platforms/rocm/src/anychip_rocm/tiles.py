@@ -58,7 +58,7 @@ GFX1100 = Tiles(
     prefill={
         (2, 64): Tile(rows=64, columns=32, warps=4, stages=1),
         (2, 128): Tile(rows=64, columns=32, warps=8, stages=1),
-        (2, 256): Tile(rows=64, columns=16, warps=16, stages=1),
+        (2, 256): Tile(rows=32, columns=16, warps=16, stages=1),
         (4, 64): Tile(rows=16, columns=16, warps=8, stages=1),
         (4, 128): Tile(rows=16, columns=16, warps=16, stages=1),
         (4, 256): Tile(rows=16, columns=16, warps=16, stages=1),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ AREA_FILES: Final = Path(__file__).parent / "areas"
 TIME_LIMITS: Final[dict[Tier, float]] = {"quick": 300, "full": 1200, "certify": 7200}
 """Seconds an area may take."""
 TRACE_CHARS: Final = 6000
+ALONE: Final = frozenset({"allocator", "speed"})
+"""Areas that measure the device."""
 RECORDS: Final = "records.jsonl"
 """What the suite's pytest plugin writes, in the folder of an area."""
 
@@ -29,7 +32,7 @@ RECORDS: Final = "records.jsonl"
 @dataclass(frozen=True)
 class Request:
     """What to run. `inputs`: repeat with these saved inputs; `only`: one check's pytest name; `fail_fast`: an area ends
-    with its first failure."""
+    with its first failure; `jobs`: areas that run at once, but for those of `ALONE`."""
 
     device: str | None
     plugin: str | None
@@ -42,6 +45,7 @@ class Request:
     inputs: Path | None = None
     only: str | None = None
     fail_fast: bool = False
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         for area in self.areas:
@@ -70,13 +74,17 @@ def require_pytest() -> None:
 
 
 def run(request: Request, say: Callable[[AreaRun], None] = lambda _: None) -> list[AreaRun]:
-    """Every area asked for, in order; `say` hears of each as it ends."""
+    """Every area asked for, in order; `say` hears of each, in this order too."""
     require_pytest()
     request.out.mkdir(parents=True, exist_ok=True)
     runs = []
-    for area in request.areas:
-        runs.append(_run_area(area, request))
-        say(runs[-1])
+    with ThreadPoolExecutor(request.jobs) as pool:
+        shared = {a: pool.submit(_run_area, a, request) for a in request.areas if request.jobs > 1 and a not in ALONE}
+        for done in shared.values():
+            done.result()  # those that measure begin when all others have ended
+        for area in request.areas:
+            runs.append(shared[area].result() if area in shared else _run_area(area, request))
+            say(runs[-1])
     return runs
 
 

@@ -14,10 +14,12 @@ from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import TorchAttention
 from anychip_sdk.kits.torch.weights import Weight
 from anychip_sdk.kits.triton.kernels.attention import attention_kernel, merge_kernel, plan_kernel
+from anychip_sdk.kits.triton.kernels.common import search_rounds
 from anychip_sdk.kits.triton.kernels.prepare import prepare
 from anychip_sdk.kits.triton.launch import Launcher
 from anychip_sdk.kits.triton.tiles import Tile, Tiles, attention_tile, head_block
 
+LOG2_E = 1.4426950408889634
 NO_WINDOW = 2**30
 """More places than a sequence can have."""
 
@@ -47,6 +49,13 @@ class Shape:
     prefill: Tile
     rows: int
     tokens: int
+
+
+def exponents(spec: AttentionSpec) -> tuple[float, float]:
+    """What scores are multiplied by so that exp2 takes them, and by what again after tanh where they are capped."""
+    if spec.softcap is None:
+        return spec.scale * LOG2_E, 0.0
+    return spec.scale / spec.softcap, spec.softcap * LOG2_E
 
 
 class TritonAttention(TorchAttention):
@@ -183,9 +192,9 @@ class TritonAttention(TorchAttention):
         table = batch.page_table[spec.group]
         self._launch(
             attention_kernel, (pieces, K), q, keys, values, out, lse, table, ends, batch.query_start, batch.seq_lens,
-            table.stride(0), len(ends) - 1, len(ends).bit_length(), spec.window or NO_WINDOW, spec.scale,
-            spec.softcap or 0.0, SPLIT=split, CHUNK=self._tiles.chunk, TOKENS=1 if split else shape.tokens,
-            GROUP=group, WINDOWED=spec.window is not None, CAPPED=spec.softcap is not None, D=D, DV=DV,
+            table.stride(0), len(ends) - 1, search_rounds(len(ends)), spec.window or NO_WINDOW, *exponents(spec),
+            SPLIT=split, CHUNK=self._tiles.chunk, TOKENS=1 if split else shape.tokens, GROUP=group,
+            WINDOWED=spec.window is not None, CAPPED=spec.softcap is not None, AHEAD=tile.stages > 1, D=D, DV=DV,
             PAGE=keys.shape[2], ROWS=shape.rows if split else max(16, triton.next_power_of_2(shape.tokens * group)),
             COLUMNS=tile.columns, BLOCK_D=head_block(D), BLOCK_DV=head_block(DV), warps=tile.warps, stages=tile.stages,
         )  # fmt: skip

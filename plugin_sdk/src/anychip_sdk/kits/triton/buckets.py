@@ -8,8 +8,9 @@ from anychip_sdk.contract import Bucket
 
 SEQS = (1, 2, 4, *range(8, 64, 8), *range(64, 257, 16))
 """Sequences; a step of more runs at its exact shapes."""
-PAGES = tuple(4**n for n in range(3, 10))
-"""Page-table columns. Attention works on the pages in use, whatever the table's width."""
+PAGES = tuple(4**n for n in range(4, 10))
+"""Page-table columns. Attention works on the pages in use, whatever the table's width, which costs its upload alone; so
+few widths, and few steps to record."""
 
 
 def decode_bucket(exact: Bucket) -> Bucket | None:

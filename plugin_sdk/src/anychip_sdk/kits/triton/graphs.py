@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -25,20 +26,34 @@ class Graphs(Protocol):
         first as it is, since kernels are compiled and libraries loaded then, and neither can be recorded."""
 
 
+class TorchGraph:
+    """A graph of torch's."""
+
+    def __init__(self) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
 class TorchGraphs:
     """Of torch's builds for CUDA and ROCm. All graphs share one pool of memory: they never run at the same time, and
-    what one leaves is copied to the host before the next is queued."""
+    what one leaves is copied to the host before the next is queued. A pool that no graph uses any more cannot be
+    recorded into again, so that the next graph gets a new one."""
 
     def __init__(self) -> None:
         self._pool: Any = None
         self._stream: Any = None
+        self._alive: WeakSet[TorchGraph] = WeakSet()
 
     def record(self, call: Callable[[], T]) -> tuple[Graph, T]:
         call()
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        if not self._alive:
+            self._pool = torch.cuda.graph_pool_handle()
         self._stream = self._stream or torch.cuda.Stream()  # torch's own is of the first device that recorded
-        graph = torch.cuda.CUDAGraph()
+        made = TorchGraph()
         # Other threads may go on using the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(made.graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             result = call()
-        return graph, result
+        self._alive.add(made)
+        return made, result

@@ -9,6 +9,7 @@ from torch import Tensor
 from anychip_sdk.contract import MoESpec
 from anychip_sdk.kits.torch.weights import Weight
 from anychip_sdk.kits.triton.kernels.activation import gated_activation
+from anychip_sdk.kits.triton.kernels.common import search_rounds
 from anychip_sdk.kits.triton.kernels.moe import combine_kernel, grouped_matmul_kernel, route_kernel
 from anychip_sdk.kits.triton.launch import Launcher
 from anychip_sdk.kits.triton.tiles import FEW_TOKENS, Tile, Tiles
@@ -68,7 +69,7 @@ def grouped_matmul(
     most = triton.cdiv(len(order), tile.rows) + min(count, len(order))
     launch(
         grouped_matmul_kernel, (most, triton.cdiv(O, tile.columns)), x, w, y, order, ends, tile_ends,
-        count - 1, count.bit_length(), x.stride(0), O=O, I=I, SHARE=share, ROWS=tile.rows, COLUMNS=tile.columns,
+        count - 1, search_rounds(count), x.stride(0), O=O, I=I, SHARE=share, ROWS=tile.rows, COLUMNS=tile.columns,
         DEPTH=tile.depth, warps=tile.warps, stages=tile.stages,
     )  # fmt: skip
     return y

@@ -45,6 +45,73 @@ def plan_kernel(
 
 
 @triton.jit
+def pages_of(pages: tl.tensor, start: int, end: int, PAGE: tl.constexpr, COLUMNS: tl.constexpr) -> Any:
+    """[COLUMNS] int32: the page of each place from `start` on; 0 from `end` on."""
+    n = start + tl.arange(0, COLUMNS)
+    return tl.load(pages + n // PAGE, mask=n < end, other=0)
+
+
+@triton.jit
+def attend_block(
+    q: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    page: tl.tensor,
+    position: tl.tensor,
+    start: int,
+    low: int,
+    end: int,
+    window: int,
+    head: int,
+    kv_heads: int,
+    scale: float,
+    softcap: float,
+    out: tl.tensor,
+    total: tl.tensor,
+    best: tl.tensor,
+    MASKED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    PAGE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> Any:
+    """The COLUMNS places from `start` on, which lie in `page`, taken into the sums of `attend_tile`. Without MASKED
+    every row sees all."""
+    BLOCK_D: tl.constexpr = q.shape[1]
+    BLOCK_DV: tl.constexpr = out.shape[1]
+    d = tl.arange(0, BLOCK_D)
+    dv = tl.arange(0, BLOCK_DV)
+    n = start + tl.arange(0, COLUMNS)
+    there = (n >= low) & (n < end)  # other places of the pages may hold NaN
+    place = (page.to(tl.int64) * kv_heads + head) * PAGE + n % PAGE
+    if MASKED or BLOCK_D != D:
+        k = tl.load(keys + place[None, :] * D + d[:, None], mask=there[None, :] & (d[:, None] < D), other=0.0)
+    else:
+        k = tl.load(keys + place[None, :] * D + d[:, None])
+    scores = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
+    if CAPPED:
+        scores = softcap * tanh(scores)
+    if MASKED:
+        visible = there[None, :] & (n[None, :] <= position[:, None])
+        if WINDOWED:
+            visible &= n[None, :] > position[:, None] - window
+        scores = tl.where(visible, scores, -float("inf"))
+    largest = tl.maximum(best, tl.max(scores, axis=1))
+    base = tl.where(largest == -float("inf"), 0.0, largest)  # rows that have seen nothing yet
+    p = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(best - base)
+    if MASKED or BLOCK_DV != DV:
+        v = tl.load(values + place[:, None] * DV + dv[None, :], mask=there[:, None] & (dv[None, :] < DV), other=0.0)
+    else:
+        v = tl.load(values + place[:, None] * DV + dv[None, :])
+    total = total * shrink + tl.sum(p, axis=1)
+    out = tl.dot(p.to(q.dtype), v.to(q.dtype), out * shrink[:, None], input_precision="ieee")
+    return out, total, largest
+
+
+@triton.jit
 def attend_tile(
     q: tl.tensor,
     keys: tl.tensor,
@@ -52,6 +119,7 @@ def attend_tile(
     pages: tl.tensor,
     position: tl.tensor,
     begin: int,
+    clear: int,
     low: int,
     end: int,
     window: int,
@@ -61,47 +129,53 @@ def attend_tile(
     softcap: float,
     WINDOWED: tl.constexpr,
     CAPPED: tl.constexpr,
+    CLEAR: tl.constexpr,
+    AHEAD: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     PAGE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ) -> Any:
     """q: [ROWS, BLOCK_D], whose row at `position` sees the places max(low, position - window + 1) to position, of
-    those below `end`. pages: this sequence's row of the page table. begin: a multiple of COLUMNS.
+    those below `end`; with CLEAR, all rows see those from `begin` to `clear`. pages: this sequence's row of the page
+    table. begin, clear: multiples of COLUMNS. scale, softcap: made for the base 2. AHEAD: where loads are pipelined;
+    without a pipeline it would only take registers.
     -> sum of p * v [ROWS, BLOCK_DV], sum of p [ROWS], largest score [ROWS], all relative to it, to base 2."""
-    d = tl.arange(0, BLOCK_D)
-    dv = tl.arange(0, BLOCK_DV)
     best = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     out = tl.zeros([ROWS, BLOCK_DV], tl.float32)
+    # AHEAD: a block's pages are looked up while the one before is worked on, or each would wait for memory twice.
+    page = pages_of(pages, begin, end, PAGE, COLUMNS)
+    if CLEAR:
+        for start in range(begin, clear, COLUMNS):
+            if AHEAD:
+                ahead = pages_of(pages, start + COLUMNS, end, PAGE, COLUMNS)
+            else:
+                page = pages_of(pages, start, end, PAGE, COLUMNS)
+            out, total, best = attend_block(
+                q, keys, values, page, position, start, low, end, window, head, kv_heads, scale, softcap,
+                out, total, best, False, WINDOWED, CAPPED, D, DV, PAGE, COLUMNS,
+            )  # fmt: skip
+            if AHEAD:
+                page = ahead
+        begin = clear
     for start in range(begin, end, COLUMNS):
-        n = start + tl.arange(0, COLUMNS)
-        there = (n >= low) & (n < end)  # other places of the pages may hold NaN
-        page = tl.load(pages + n // PAGE, mask=there, other=0).to(tl.int64)
-        place = (page * kv_heads + head) * PAGE + n % PAGE
-        k = tl.load(keys + place[None, :] * D + d[:, None], mask=there[None, :] & (d[:, None] < D), other=0.0)
-        scores = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
-        if CAPPED:
-            scores = softcap * tanh(scores / softcap)
-        visible = there[None, :] & (n[None, :] <= position[:, None])
-        if WINDOWED:
-            visible &= n[None, :] > position[:, None] - window
-        scores = tl.where(visible, scores * 1.4426950408889634, -float("inf"))  # log2(e)
-        largest = tl.maximum(best, tl.max(scores, axis=1))
-        base = tl.where(largest == -float("inf"), 0.0, largest)  # rows that have seen nothing yet
-        p = tl.exp2(scores - base[:, None])
-        shrink = tl.exp2(best - base)
-        v = tl.load(values + place[:, None] * DV + dv[None, :], mask=there[:, None] & (dv[None, :] < DV), other=0.0)
-        total = total * shrink + tl.sum(p, axis=1)
-        out = out * shrink[:, None] + tl.dot(p.to(q.dtype), v.to(q.dtype), input_precision="ieee")
-        best = largest
+        if AHEAD:
+            ahead = pages_of(pages, start + COLUMNS, end, PAGE, COLUMNS)
+        else:
+            page = pages_of(pages, start, end, PAGE, COLUMNS)
+        out, total, best = attend_block(
+            q, keys, values, page, position, start, low, end, window, head, kv_heads, scale, softcap,
+            out, total, best, True, WINDOWED, CAPPED, D, DV, PAGE, COLUMNS,
+        )  # fmt: skip
+        if AHEAD:
+            page = ahead
     return out, total, best
 
 
-@triton.jit(do_not_specialize=["last", "steps", "window", "table_stride"], do_not_specialize_on_alignment=_VIEWS)
+@triton.jit(do_not_specialize=["last", "rounds", "window", "table_stride"], do_not_specialize_on_alignment=_VIEWS)
 def attention_kernel(
     q: tl.tensor,
     keys: tl.tensor,
@@ -114,7 +188,7 @@ def attention_kernel(
     lengths: tl.tensor,
     table_stride: int,
     last: int,
-    steps: int,
+    rounds: int,
     window: int,
     scale: float,
     softcap: float,
@@ -124,6 +198,7 @@ def attention_kernel(
     GROUP: tl.constexpr,
     WINDOWED: tl.constexpr,
     CAPPED: tl.constexpr,
+    AHEAD: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     PAGE: tl.constexpr,
@@ -142,8 +217,10 @@ def attention_kernel(
     d = tl.arange(0, BLOCK_D)
     dv = tl.arange(0, BLOCK_DV)
     h = head * GROUP + row % GROUP
-    for piece in range(tl.program_id(0), tl.load(ends + last), tl.num_programs(0)):
-        seq = owner(ends, last, piece, steps)
+    pieces = tl.load(ends + last)
+    for turn in range(tl.program_id(0), pieces, tl.num_programs(0)):
+        piece = turn if SPLIT else pieces - 1 - turn  # late tiles of a sequence have most to read: they come first
+        seq = owner(ends, last, piece, rounds)
         local = piece - tl.load(ends + seq - 1, mask=seq > 0, other=0)
         length = tl.load(lengths + seq)
         start = tl.load(starts + seq)
@@ -153,18 +230,21 @@ def attention_kernel(
             token = row // GROUP
             low = tl.maximum(length - window, 0)
             begin = (low // CHUNK + local) * CHUNK
+            clear = begin
             end = tl.minimum(begin + CHUNK, length)
         else:
             first = length - new + local * TOKENS
             low = tl.maximum(first - window + 1, 0)
             begin = low // COLUMNS * COLUMNS
+            clear = (first + 1) // COLUMNS * COLUMNS
             end = tl.minimum(first + TOKENS, length)
         live = (row < TOKENS * GROUP) & (token < new)
         line = (start + token).to(tl.int64) * (kv_heads * GROUP) + h
         x = tl.load(q + line[:, None] * D + d[None, :], mask=live[:, None] & (d[None, :] < D), other=0.0)
         acc, total, best = attend_tile(
-            x, keys, values, table + seq.to(tl.int64) * table_stride, length - new + token, begin, low, end, window,
-            head, kv_heads, scale, softcap, WINDOWED, CAPPED, D, DV, PAGE, ROWS, COLUMNS, BLOCK_D, BLOCK_DV,
+            x, keys, values, table + seq.to(tl.int64) * table_stride, length - new + token, begin, clear, low, end,
+            window, head, kv_heads, scale, softcap, WINDOWED, CAPPED, AHEAD and not SPLIT and not WINDOWED, AHEAD,
+            D, DV, PAGE, ROWS, COLUMNS, BLOCK_DV,
         )  # fmt: skip
         total = tl.where(total == 0.0, 1.0, total)  # rows of nobody
         y = acc / total[:, None]

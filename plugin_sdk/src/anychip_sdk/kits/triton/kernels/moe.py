@@ -52,7 +52,7 @@ def grouped_matmul_kernel(
     ends: tl.tensor,
     tile_ends: tl.tensor,
     last: int,
-    steps: int,
+    rounds: int,
     x_stride: int,
     O: tl.constexpr,  # noqa: E741 - outputs, as elsewhere
     I: tl.constexpr,  # noqa: E741
@@ -66,7 +66,7 @@ def grouped_matmul_kernel(
     picks up to and with each expert; tile_ends: likewise tiles."""
     tile = tl.program_id(0)
     if tile < tl.load(tile_ends + last):
-        expert = owner(tile_ends, last, tile, steps)
+        expert = owner(tile_ends, last, tile, rounds)
         before = expert > 0
         local = tile - tl.load(tile_ends + expert - 1, mask=before, other=0)
         row = tl.load(ends + expert - 1, mask=before, other=0) + local * ROWS + tl.arange(0, ROWS)
