@@ -28,11 +28,15 @@ class Group:
 
 @dataclass
 class Decodes:
-    """All groups. `order`: the sequences as the groups take them; `back` undoes it. None: as they are."""
+    """All groups. `order`: the sequences as the groups take them; `back` undoes it. None: as they are.
+
+    `scratch`: where the pages of a group are gathered, in all layers, once the first of them has made it. New memory
+    for each would be given back to the system in between, and cost a page fault for each 4 KiB."""
 
     groups: list[Group]
     order: Tensor | None = None
     back: Tensor | None = None
+    scratch: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
 
 
 def plan_decodes(batch: Batch, spec: AttentionSpec, keys: Tensor, count: int) -> Decodes:
@@ -77,19 +81,29 @@ def decode(q: Tensor, keys: Pages, values: Pages, work: Decodes, spec: Attention
     """q: [B, H, D] -> [B, H, Dv]."""
     q = q * spec.scale
     if work.order is None or work.back is None:
-        return _attend(q, keys, values, work.groups[0], spec)
+        return _attend(q, keys, values, work.groups[0], spec, work.scratch)
+    if work.scratch[0] is None:
+        rows = max(len(group.rows) for group in work.groups)
+        work.scratch = q.new_empty(rows, *cells(keys).shape[2:]), q.new_empty(rows, *cells(values).shape[2:])
     parts = q.index_select(0, work.order).split([g.count for g in work.groups])  # type: ignore[no-untyped-call]
-    out = [_attend(part, keys, values, group, spec) for part, group in zip(parts, work.groups, strict=True)]
+    out = [_attend(q, keys, values, g, spec, work.scratch) for q, g in zip(parts, work.groups, strict=True)]
     return torch.cat(out).index_select(0, work.back)
 
 
-def _attend(q: Tensor, keys: Pages, values: Pages, group: Group, spec: AttentionSpec) -> Tensor:
+def _attend(
+    q: Tensor,
+    keys: Pages,
+    values: Pages,
+    group: Group,
+    spec: AttentionSpec,
+    scratch: tuple[Tensor, Tensor] | tuple[None, None],
+) -> Tensor:
     """The query heads of one KV head are the rows of one product. q: [B, H, D], scaled -> [B, H, Dv]."""
     B, H, D = q.shape
     K, size = cells(keys).shape[1:3]
     L = group.columns * size
-    k = gather(keys, group.rows, q.dtype).view(B * K, L, D)
-    v = gather(values, group.rows, q.dtype).view(B * K, L, -1)
+    k = gather(keys, group.rows, q.dtype, scratch[0]).view(B * K, L, D)
+    v = gather(values, group.rows, q.dtype, scratch[1]).view(B * K, L, -1)
     scores = torch.bmm(q.reshape(B * K, H // K, D), k.transpose(1, 2)).view(B, K, H // K, L)
     if spec.softcap is not None:
         scores = torch.tanh(scores / spec.softcap) * spec.softcap

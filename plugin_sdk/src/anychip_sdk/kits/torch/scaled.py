@@ -62,10 +62,14 @@ def store(pages: Pages, rows: Tensor, new: Tensor) -> None:
     pages.scales.view(-1).index_copy_(0, rows, scales)
 
 
-def gather(pages: Pages, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """rows of the pages seen as [pages * K, page_size, D] -> [rows, page_size, D] in `dtype`, a copy."""
+def gather(pages: Pages, rows: Tensor, dtype: torch.dtype, scratch: Tensor | None = None) -> Tensor:
+    """rows of the pages seen as [pages * K, page_size, D] -> [rows, page_size, D] in `dtype`, a copy. It is made in
+    `scratch`, of that shape with as many rows or more, where pages are kept in that dtype."""
     if not isinstance(pages, ScaledPages):
-        return pages.view(-1, *pages.shape[2:]).index_select(0, rows).to(dtype)
+        flat = pages.view(-1, *pages.shape[2:])
+        if scratch is not None and pages.dtype == dtype:
+            return torch.index_select(flat, 0, rows, out=scratch[: len(rows)])
+        return flat.index_select(0, rows).to(dtype)
     flat = _movable(pages.numbers).view(-1, *pages.numbers.shape[2:])
     numbers = flat.index_select(0, rows).view(pages.numbers.dtype)
     scales = pages.scales.view(-1, pages.scales.shape[-1]).index_select(0, rows)
