@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from anychip_sdk.contract import NotSupported
+from anychip_sdk.contract import NotSupported, StoredWeight
 from anychip_sdk.kits.numpy.math import gelu_tanh, silu
+from anychip_sdk.kits.numpy.weights import Weight
 
 from bugs.registry import bug
 
@@ -173,3 +174,16 @@ def edits_forgotten(device):
 @bug("discovery", "a method was replaced by one with another signature")
 def another_signature(device):
     device.ops.rms_norm = lambda x, weight, epsilon=1e-6: x
+
+
+@bug("ops", "a weight that was stored comes back without its bias")
+def bias_not_stored(device):
+    device.stored_form = lambda dtype: "numpy"
+    device.store = lambda w: StoredWeight([w.kind, [[str(p.dtype), *p.shape] for p in w.parts]], w.parts)
+
+    def restore(stored):
+        kind, forms = stored.facts
+        arrays = zip(forms, stored.arrays, strict=True)
+        return Weight(kind, tuple(data.view(dtype).reshape(shape) for (dtype, *shape), data in arrays))
+
+    device.restore = restore

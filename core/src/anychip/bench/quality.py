@@ -28,8 +28,8 @@ from anychip_sdk.contract import (
 from numpy.typing import NDArray
 
 from anychip.engine.budget import make_budget
-from anychip.engine.build import load_weights
 from anychip.engine.options import EngineOptions
+from anychip.engine.weights import load_weights
 from anychip.errors import ModelError, PlatformError, RequestError
 from anychip.loading.checkpoint import open_checkpoint
 from anychip.loading.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ class Scorer:
                 if not isinstance(device, Device):
                     raise PlatformError(f"{device.info.name} runs whole steps, whose logits cannot be asked for")
                 self._budget = make_budget(checkpoint, device, options)
-                self._weights = load_weights(checkpoint, device, self._budget, progress)
+                self._weights = load_weights(checkpoint, device, self._budget, progress=progress, cached=False)
             except BaseException:
                 device.close()
                 raise

@@ -18,6 +18,7 @@ COMMANDS = {
     "conformance": "test how much of the contract a device keeps",
     "plugin": "write a new package for a chip",
     "doctor": "gather what a bug report needs",
+    "cache": "list or clear the packed weights kept on disk",
     "plan": "say whether a model fits a device, without loading it",
 }
 

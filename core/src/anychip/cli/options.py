@@ -9,6 +9,7 @@ from anychip.errors import RequestError
 
 NO_PREFIX_CACHING = "--no-prefix-caching"
 NO_WARM_UP = "--no-warm-up"
+NO_WEIGHT_CACHE = "--no-weight-cache"
 _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--dtype", str, "auto, float32, bfloat16, float16 or float64 (auto: the device's choice)"),
     ("--quantize", str, "keep linear layers in whole numbers: int8 or int4, or with a group: int8-g64, int4-g32, ..."),
@@ -56,6 +57,8 @@ def add_engine_options(
         group.add_argument(NO_PREFIX_CACHING, action="store_true", help="do not keep prompts' pages for later ones")
     if NO_WARM_UP not in without:
         group.add_argument(NO_WARM_UP, action="store_true", help="compile or record steps when they come, not ahead")
+    if NO_WEIGHT_CACHE not in without:
+        group.add_argument(NO_WEIGHT_CACHE, action="store_true", help="keep no packed weights on disk, and use none")
     group.add_argument("--strict", action="store_true", help="refuse to start when an op runs on a fallback")
 
 
@@ -66,6 +69,8 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
         given["prefix_caching"] = False
     if getattr(options, "no_warm_up", False):
         given["warm_up"] = False
+    if getattr(options, "no_weight_cache", False):
+        given["weight_cache"] = False
     return {"device": options.device, "strict": options.strict, **given}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from anychip.cli.options import NO_PREFIX_CACHING, NO_WARM_UP, add_engine_options, engine_options
+from anychip.cli.options import NO_PREFIX_CACHING, NO_WARM_UP, NO_WEIGHT_CACHE, add_engine_options, engine_options
 
 if TYPE_CHECKING:
     from anychip.engine.budget import Budget
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_engine_options(parser, without=("--policy", "--max-prefill-chunk", NO_PREFIX_CACHING, NO_WARM_UP))
+    useless = ("--policy", "--max-prefill-chunk", NO_PREFIX_CACHING, NO_WARM_UP, NO_WEIGHT_CACHE)
+    add_engine_options(parser, without=useless)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from anychip_sdk.contract import Device, DeviceError, NotSupported, OutOfMemory, Reader, StepPlugin, WeightSpec
+from anychip_sdk.contract import Device, StepPlugin
 
-from anychip.engine.budget import Budget, fitted, make_budget, weight_specs
+from anychip.engine.budget import Budget, fitted, make_budget
 from anychip.engine.core import EngineCore
 from anychip.engine.options import EngineOptions
 from anychip.engine.peak import measured_peak
-from anychip.errors import CapacityError, ModelError, PlatformError, RequestError
+from anychip.engine.weights import faults_named, load_weights
+from anychip.errors import ModelError, RequestError
 from anychip.loading.chat_template import ChatTemplate
 from anychip.loading.checkpoint import Checkpoint, open_checkpoint
 from anychip.loading.tokenizer import Tokenizer
@@ -67,7 +66,7 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
             budget = make_budget(checkpoint, device, options)
             executor, budget = _load(checkpoint, device, budget, options, progress)
             if options.warm_up and device.capabilities.warm_up:
-                with _faults_named(checkpoint, device):
+                with faults_named(checkpoint, device):
                     _warm_up(executor, budget, options, progress)
         except BaseException:
             device.close()
@@ -95,43 +94,17 @@ def _load(
     checkpoint: Checkpoint, device: Device | StepPlugin, budget: Budget, options: EngineOptions, progress: bool
 ) -> tuple[Executor, Budget]:
     """-> what runs steps, and the budget, measured by now where the device can measure."""
-    with _faults_named(checkpoint, device):
+    with faults_named(checkpoint, device):
         if isinstance(device, StepPlugin):
             shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
             device.load(budget.spec, budget.tree, checkpoint.read, shapes, budget.dtype)
             return StepExecutor(device, budget.layout), budget
-        weights, kind = load_weights(checkpoint, device, budget, progress), family(checkpoint.config)
+        weights = load_weights(checkpoint, device, budget, progress=progress, cached=options.weight_cache)
+        kind = family(checkpoint.config)
         peak = measured_peak(device, kind, weights, budget, options.max_num_seqs)
         if peak is not None:
             budget = fitted(budget, device, options, peak)
         return OpsExecutor(device, kind, budget.spec, weights, budget.layout), budget
-
-
-def load_weights(checkpoint: Checkpoint, device: Device, budget: Budget, progress: bool) -> dict[str, Any]:
-    """The device's handles of all weights, its layers as it wants them. Raises AnychipError."""
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    with _faults_named(checkpoint, device):
-        for attention in {layer.attention for layer in budget.spec.layers}:
-            device.ops.attention.supports(attention)
-        names = {name for leaf in weight_specs(budget.tree) for part in (*leaf.parts, leaf.bias) for name in part}
-        with Progress("loading weights", len(names), shown=progress) as bar:
-            read = _watched(checkpoint.read, names, bar)
-            tree = {name: part for name, part in budget.tree.items() if name != "layers"}
-            weights: dict[str, Any] = _map_tree(tree, lambda leaf: device.pack(leaf, read, shapes, budget.dtype))
-            layers = device.pack_layers(budget.spec.layers, budget.tree["layers"], read, shapes, budget.dtype)
-        return {**weights, "layers": layers}
-
-
-def _watched(read: Reader, names: set[str], bar: Progress) -> Reader:
-    """The same, and the bar moves with each tensor that is read for the first time."""
-
-    def watched(name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-        if name in names:
-            names.remove(name)
-            bar.advance()
-        return read(name, index)
-
-    return watched
 
 
 def _warm_up(executor: Executor, budget: Budget, options: EngineOptions, progress: bool) -> None:
@@ -148,29 +121,6 @@ def _warm_up(executor: Executor, budget: Budget, options: EngineOptions, progres
         with Progress("preparing steps", len(keys), shown=progress) as bar:
             for _ in warm_up(executor, keys):
                 bar.advance()
-
-
-@contextmanager
-def _faults_named(checkpoint: Checkpoint, device: Device | StepPlugin) -> Iterator[None]:
-    """A device's refusals and faults as AnychipErrors that name it and the model."""
-    try:
-        yield
-    except NotSupported as error:
-        raise CapacityError(f"{device.info.name} cannot run {checkpoint.name}: {error}") from error
-    except OutOfMemory as error:
-        raise CapacityError(f"{device.info.name} ran out of memory loading {checkpoint.name}: {error}") from error
-    except DeviceError as error:
-        raise PlatformError(
-            f"{device.info.name} failed loading {checkpoint.name}: {error}; see anychip devices -v"
-        ) from error
-
-
-def _map_tree(tree: Any, leaf: Any) -> Any:
-    if isinstance(tree, WeightSpec):
-        return leaf(tree)
-    if isinstance(tree, dict):
-        return {key: _map_tree(child, leaf) for key, child in tree.items()}
-    return [_map_tree(child, leaf) for child in tree]
 
 
 def _eos_ids(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:

@@ -58,6 +58,8 @@ class EngineOptions:
     """branch, tag or commit of a hub repository"""
     warm_up: bool = True
     """before the first request, have the device compile or record every step that can come; else each when it comes"""
+    weight_cache: bool = True
+    """keep packed weights on disk for the next start, where the device can"""
     strict: bool = False
     """refuse to start when an op runs on a fallback"""
 
@@ -76,7 +78,7 @@ class EngineOptions:
         share = self.memory_fraction
         number = isinstance(share, int | float) and not isinstance(share, bool)
         self._require("memory_fraction", number and 0 < share <= 1, "a number greater than 0 and at most 1")
-        for name in ("prefix_caching", "warm_up", "strict"):
+        for name in ("prefix_caching", "warm_up", "weight_cache", "strict"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         self._require("revision", self.revision is None or isinstance(self.revision, str), "a branch, tag or commit")
         self._require("policy", self.policy in ("fcfs", "priority"), "fcfs or priority")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from anychip_sdk.contract import Bucket, NotSupported, OutOfMemory, Planned, SampleKind, StepKey
 
 from anychip.engine.budget import Budget, gib
-from anychip.engine.build import load_weights
 from anychip.engine.estimate import Size, Work, size_of, step_seconds
+from anychip.engine.weights import load_weights
 from anychip.errors import CapacityError
 from anychip.loading.checkpoint import Checkpoint
 from anychip.models.registry import family
@@ -60,7 +60,7 @@ def _compiled(
     device, layout = planned.device, budget.layout
     if planned.no_compiler:
         return planned.no_compiler
-    weights = load_weights(checkpoint, device, budget, progress=False)
+    weights = load_weights(checkpoint, device, budget, progress=False, cached=False)
     executor = OpsExecutor(device, family(checkpoint.config), budget.spec, weights, layout)
     pages, groups = -(-budget.max_model_len // layout.page_size), len(layout.pages)
     steps = {

@@ -2,6 +2,9 @@
 
 checkpoint     open_checkpoint: a directory, the embedded demo or a hub id -> Checkpoint
 shards         safetensors files: validation, memory maps, the shard index
+content        digest: what a file holds, remembered while it stays as it is
+packed_file    Writer, read: a file of packed weights, mapped
+weight_cache   WeightCache: finds and keeps these files
 finite         check_finite: no NaN or infinity gets into a weight
 config         ConfigReader: typed, checked access to config.json
 hub            fetch: a hub repository -> a local directory

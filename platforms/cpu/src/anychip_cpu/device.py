@@ -18,6 +18,7 @@ from anychip_sdk.contract import (
     Reader,
     Step,
     StepKey,
+    StoredWeight,
     WeightSpec,
 )
 from anychip_sdk.kits.torch import TorchDevice
@@ -33,6 +34,7 @@ from anychip_cpu.native import kernels
 from anychip_cpu.onednn_ops import DTYPES, CpuOps
 from anychip_cpu.quantized import FORMATS, IntExperts, TiedWeight
 from anychip_cpu.recording import Recordings
+from anychip_cpu.stored import maker, restore, store
 
 
 class CpuDevice(TorchDevice):
@@ -83,6 +85,18 @@ class CpuDevice(TorchDevice):
         if spec.kind not in ("linear", "embedding"):
             return w
         return self.ops._pack(w, embedding=spec.kind == "embedding")
+
+    def stored_form(self, dtype: DType) -> str | None:
+        """What oneDNN lays out is its own affair, and is not kept."""
+        if not isinstance(self.ops, KernelOps) or dtype == "float16":
+            return None
+        return f"{maker()} {self.ops._kernels.name.decode()}"
+
+    def store(self, handle: Weight) -> StoredWeight:
+        return store(handle) if isinstance(self.ops, KernelOps) else super().store(handle)
+
+    def restore(self, stored: StoredWeight) -> Weight:
+        return restore(stored) if isinstance(self.ops, KernelOps) else super().restore(stored)
 
     def _pack_quantized(
         self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType

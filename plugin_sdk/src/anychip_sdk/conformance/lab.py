@@ -7,6 +7,7 @@ device's arrays: they get in as embedding tables, and out as logits through a pr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ from anychip_sdk.contract import (
     Sampled,
     SampleKind,
     StepKey,
+    StoredWeight,
 )
 from anychip_sdk.kits.numpy import NumpyDevice
 
@@ -59,6 +61,14 @@ class Bench:
     def _pack(self, given: Given, form: DType | None = None) -> Any:
         read, shapes = given.reader(form)
         return self.device.pack(given.spec, read, shapes, self.dtype)
+
+    def restore(self) -> None:
+        """Puts what `Device.restore` makes of each weight in its place, from bytes as a file would hold them."""
+        for name, handle in self.weights.items():
+            stored = self.device.store(handle)
+            facts = json.loads(json.dumps(stored.facts))
+            arrays = tuple(_mapped(np.asarray(array).tobytes()) for array in stored.arrays)
+            self.weights[name] = self.device.restore(StoredWeight(facts, arrays))
 
     def run(self, body: Body, exact: Batch, width: int | None = None) -> Array:
         """-> [R, width] float32 of the batch's logit rows. width None: the body gives logits already."""
@@ -124,6 +134,14 @@ class Bench:
         if self.kv is not None:
             self.device.allocator.free(self.kv)
             self.kv = None
+
+
+def _mapped(data: bytes) -> Array:
+    """The bytes, from a multiple of 4096 on."""
+    room = np.empty(len(data) + 4096, np.uint8)
+    start = -room.ctypes.data % 4096
+    room[start : start + len(data)] = np.frombuffer(data, np.uint8)
+    return room[start : start + len(data)]
 
 
 class Plain(Bench):

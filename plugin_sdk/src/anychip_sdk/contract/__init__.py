@@ -6,7 +6,7 @@ from anychip_sdk.contract.allocator import Allocator, Memory
 from anychip_sdk.contract.attention import Attention
 from anychip_sdk.contract.batch import FLOAT_COLUMNS, ROW_WORDS, Batch, Row, Shapes, view, words
 from anychip_sdk.contract.communicator import Communicator
-from anychip_sdk.contract.device import Capabilities, Compiled, Device, DeviceInfo, Pending, Reader, Step
+from anychip_sdk.contract.device import Capabilities, Compiled, Device, DeviceInfo, Pending, Reader, Step, StoredWeight
 from anychip_sdk.contract.errors import ContractError, DeviceError, NotSupported, OutOfMemory
 from anychip_sdk.contract.hooks import ENTRY_POINT_GROUP, hookimpl
 from anychip_sdk.contract.ops import NO_TOKEN, Ops, Sampled
@@ -39,5 +39,5 @@ __all__ = [
     "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVDType",
     "KVLayout", "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged",
     "Pending", "Planned", "Platform", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled", "Shapes",
-    "Step", "StepKey", "StepPlugin", "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
+    "Step", "StepKey", "StepPlugin", "StoredWeight", "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from anychip_sdk.contract.allocator import Allocator
 from anychip_sdk.contract.batch import Batch
 from anychip_sdk.contract.checked import Checked
 from anychip_sdk.contract.communicator import Communicator
+from anychip_sdk.contract.errors import NotSupported
 from anychip_sdk.contract.ops import Ops, Sampled
 from anychip_sdk.contract.specs import Bucket, DType, KVDType, Layer, SampleKind, StepKey, WeightSpec
 
@@ -69,6 +70,15 @@ class Reader(Protocol):
     def __call__(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray: ...
 
 
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight handle as plain data, which the core keeps in a file. `facts`: what JSON can hold. `arrays`: contiguous
+    arrays in the host's memory; only their bytes are kept."""
+
+    facts: Any
+    arrays: tuple[np.ndarray, ...]
+
+
 class Pending(Protocol):
     """The result of a launched step. Its copy to the host is queued in stream order, so a later step cannot
     overwrite it."""
@@ -117,6 +127,24 @@ class Device(Checked):
         every layer into its place in a larger array, so that no weight is there twice."""
         packed = [{name: self.pack(spec, read, shapes, dtype) for name, spec in tree.items()} for tree in trees]
         return self.stack(specs, packed)
+
+    def stored_form(self, dtype: DType) -> str | None:
+        """Names the form that `pack` gives weights in `dtype`, by all that it depends on but the spec and the values:
+        the code that makes it, the instruction set, rank and size. The core keeps handles in a file then, gives those
+        of a file with the same name to `restore`, and calls `pack` and `stack` instead of `pack_layers`. None, the
+        default: packing is quick, or cannot be kept."""
+        return None
+
+    def store(self, handle: Handle) -> StoredWeight:
+        """What `restore` makes the handle of again, here or in another process. The arrays may be views of it. Raises
+        NotSupported where there is no `stored_form`."""
+        raise NotSupported(f"{self.info.name} stores no weights: it has no stored_form")
+
+    def restore(self, stored: StoredWeight) -> Handle:
+        """A handle that gives the very results of the one that was stored. The arrays are bytes (uint8, one axis) that
+        are mapped from a file, each from a multiple of 4096 on; the handle may keep views of them. Raises
+        ContractError for what `store` never gave, NotSupported where there is no `stored_form`."""
+        raise NotSupported(f"{self.info.name} restores no weights: it has no stored_form")
 
     @abstractmethod
     def state(self, slots: int) -> State:

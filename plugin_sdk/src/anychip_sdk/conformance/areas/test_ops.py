@@ -305,6 +305,28 @@ def test_undeclared_quantisation_is_refused(lab: Lab, under_test: UnderTest) -> 
             lab.device.pack(given.spec, read, shapes, lab.device.capabilities.weight_dtypes[0])
 
 
+@check(since="1.2")
+def test_stored_weights_come_back_as_they_were(lab: Lab, dtype: DType) -> None:
+    """Through bytes, as a later start of the engine gets them: the same results to the last bit, in every form."""
+    x, n = lab.draw.normal("x", 5, 128, dtype=dtype), lab.draw.normal("n", 128)
+    w, b = lab.draw.normal("w", 40, 128, dtype=dtype, scale=0.2), lab.draw.normal("b", 40, dtype=dtype)
+    if lab.device.stored_form(dtype) is None:
+        if not any(map(lab.device.stored_form, lab.device.capabilities.weight_dtypes)):
+            with pytest.raises(NotSupported):
+                lab.trio(dtype, {"w": linear(w)}).device.restore()
+        pytest.skip(f"the device stores no weights in {dtype}")
+    for form in (None, *lab.device.capabilities.quantize):
+        weights = {"x": table(x), "n": norm(n), "w": linear(w, bias=(b,), quantize=form)}
+        bench = lab.trio(dtype, weights).device
+
+        def body(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
+            return ops.linear(ops.rms_norm(X(ops, w, batch), w["n"], 1e-6), w["w"]), kv
+
+        before = bench.run(body, batches.rows(5), 40)
+        bench.restore()
+        assert np.array_equal(before, bench.run(body, batches.rows(5), 40)), f"{form or dtype}: the results differ"
+
+
 @check(since="1.0", level="bronze")
 def test_a_missing_tensor_is_named(lab: Lab, dtype: DType) -> None:
     spec = WeightSpec((("there",), ("not.there",)), "linear")

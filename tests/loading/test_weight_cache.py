@@ -1,0 +1,303 @@
+"""Packed weights on disk: made once, found again, and never believed when they are not as they were left."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+from anychip import LLM, SamplingParams
+from anychip.cli import main
+from anychip.engine import weights as engine_weights
+from anychip.loading import content, packed_file, weight_cache
+from anychip.loading.packed_file import Damaged, Writer, read
+from anychip_cpu import native
+from anychip_cpu.device import CpuDevice
+from anychip_sdk.contract import StoredWeight
+
+PARAMS = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, detokenize=False)
+needs_kernels = pytest.mark.skipif(not native.isas(), reason="anychip-cpu was installed without a C++ compiler")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache's directory, for models of any size."""
+    monkeypatch.setenv("ANYCHIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine_weights, "LEAST", 0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    """The kinds of the weights that were packed, in order."""
+    calls, pack = [], CpuDevice.pack
+
+    def counted(self, spec, read, shapes, dtype):
+        calls.append(spec.kind)
+        return pack(self, spec, read, shapes, dtype)
+
+    monkeypatch.setattr(CpuDevice, "pack", counted)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    checkpoints.build("llama", folder)
+    return folder
+
+
+def tokens(model, **options):
+    with LLM(str(model), "cpu", skip_tokenizer=True, threads=1, **options) as llm:
+        return llm.generate([[3, 1, 4]], PARAMS)[0].outputs[0].token_ids
+
+
+def files(cache):
+    return sorted((cache / "weights").iterdir()) if (cache / "weights").exists() else []
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "bfloat16"}, {"quantize": "int8"}, {"quantize": "int4-g32"}], ids=str
+)
+def test_the_second_start_packs_nothing_and_says_the_same(cache, packed, model, options):
+    first = tokens(model, **options)
+    assert packed
+    packed.clear()
+    assert tokens(model, **options) == first
+    assert not packed
+    assert [path.suffix for path in files(cache)] == [".packed"]
+
+
+@needs_kernels
+def test_it_can_be_turned_off(cache, packed, model, monkeypatch):
+    tokens(model, weight_cache=False)
+    assert not cache.exists()
+    monkeypatch.setenv("ANYCHIP_CACHE", "off")
+    tokens(model)
+    tokens(model)
+    assert packed.count("embedding") == 3
+
+
+@needs_kernels
+def test_small_models_are_not_kept(cache, model, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("ANYCHIP_CACHE", str(cache))
+    tokens(model)
+    assert not cache.exists()
+
+
+@needs_kernels
+def test_every_form_has_a_file_of_its_own(cache, model, monkeypatch):
+    tokens(model)
+    tokens(model, quantize="int8")
+    monkeypatch.setenv(native.FORCED, "portable")
+    tokens(model)
+    assert len(files(cache)) == 3
+
+
+@needs_kernels
+def test_what_oneDNN_lays_out_is_not_kept(cache, model):
+    tokens(model, dtype="float16")
+    assert not cache.exists()
+
+
+@needs_kernels
+def test_another_checkpoint_in_the_same_place_is_packed_anew(cache, packed, tmp_path):
+    for seed in (0, 1):
+        checkpoints.build("llama", tmp_path / "model")
+        data = bytearray((tmp_path / "model/model.safetensors").read_bytes())
+        data[-2] ^= seed  # the same size
+        (tmp_path / "model/model.safetensors").write_bytes(data)
+        tokens(tmp_path / "model")
+    assert packed.count("embedding") == 2
+    assert len(files(cache)) == 2
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: os.truncate(path, path.stat().st_size - 1),
+        lambda path: os.truncate(path, 100),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"x" * path.stat().st_size),
+        lambda path: _poke(path, 5000),
+        lambda path: _poke(path, 20),
+        lambda path: _poke(path, path.stat().st_size - 30, keep_time=True),
+    ],
+    ids=["cut short", "cut to nothing", "empty", "other bytes", "a bit of data", "a bit of the head", "of the index"],
+)
+def test_a_damaged_file_is_found_and_made_again(cache, packed, model, caplog, harm):
+    first = tokens(model)
+    (path,) = files(cache)
+    harm(path)
+    packed.clear()
+    assert tokens(model) == first
+    assert "are no good" in caplog.text
+    packed.clear()
+    assert tokens(model) == first
+    assert not packed
+
+
+def _poke(path: Path, at: int, keep_time: bool = False) -> None:
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        old = file.read(1)
+        file.seek(at)
+        file.write(bytes([old[0] ^ 1]))
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@needs_kernels
+def test_a_full_disk_costs_a_warning(cache, model, monkeypatch, caplog):
+    monkeypatch.setenv("ANYCHIP_CACHE", "off")
+    first = tokens(model)
+    monkeypatch.setenv("ANYCHIP_CACHE", str(cache))
+    write = os.pwrite
+
+    def full(file, data, at):
+        if at > 20000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data, at)
+
+    monkeypatch.setattr(packed_file.os, "pwrite", full)
+    assert tokens(model) == first
+    assert caplog.text.count("are not kept") == 1
+    assert "No space left on device; free some space there, set ANYCHIP_CACHE" in caplog.text
+    assert files(cache) == []
+
+
+@needs_kernels
+def test_a_place_that_cannot_be_made_costs_a_warning(cache, model, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("no directory")
+    monkeypatch.setenv("ANYCHIP_CACHE", str(tmp_path / "file"))
+    assert tokens(model)
+    assert caplog.text.count("are not kept") == 1
+
+
+@needs_kernels
+def test_who_comes_while_another_packs_packs_for_itself(cache, packed, model):
+    tokens(model)
+    (path,) = files(cache)
+    path.unlink()
+    other = Writer.begin(path)
+    packed.clear()
+    assert tokens(model)
+    assert packed
+    assert files(cache) == [path.with_suffix(".part")]
+    other.abandon()
+
+
+@needs_kernels
+def test_processes_that_start_at_once_agree(cache, model, inherited_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = pool.starmap(_start, [(str(model),)] * 2)
+    assert found[0] == found[1]
+    assert [path.suffix for path in files(cache)] == [".packed"]
+
+
+def _start(model):
+    engine_weights.LEAST = 0
+    return list(tokens(model))
+
+
+def test_what_a_dead_process_left_is_removed(cache, tmp_path):
+    folder = cache / "weights"
+    folder.mkdir(parents=True)
+    (folder / "gone.part").write_bytes(b"half")
+    (folder / "old.packed").write_bytes(b"old")
+    (folder / "new.packed").write_bytes(b"new")
+    os.utime(folder / "old.packed", (0, 0))
+    found = weight_cache.WeightCache(folder / "x.packed", {"model": "x", "form": ""}, lambda: "x")
+    with found.writing(0):
+        assert [path.name for path in files(cache)] == ["new.packed", "x.part"]
+
+
+def test_a_file_gives_back_what_was_put_in(tmp_path):
+    path = tmp_path / "a.packed"
+    writer = Writer.begin(path)
+    assert Writer.begin(path) is None
+    arrays = (np.arange(7, dtype=np.float32), np.empty(0, np.uint8), np.ones((3, 5000), np.int16))
+    writer.add(StoredWeight({"name": "a"}, arrays))
+    writer.add(StoredWeight(None, ()))
+    writer.finish(path, {"model": "m", "form": "f"})
+    assert os.listdir(tmp_path) == ["a.packed"]
+    assert packed_file.read_about(path) == {"model": "m", "form": "f"}
+    first, second = read(path)
+    assert (first.facts, second.facts, second.arrays) == ({"name": "a"}, None, ())
+    for got, array in zip(first.arrays, arrays, strict=True):
+        assert got.tobytes() == array.tobytes()
+        assert not array.size or got.ctypes.data % 4096 == 0
+    first.arrays[0][:] = 0  # stays with this process
+    assert read(path)[0].arrays[0].tobytes() == arrays[0].tobytes()
+
+
+def test_a_file_that_is_none_is_damaged(tmp_path):
+    (tmp_path / "a").write_bytes(b"something else")
+    with pytest.raises(Damaged, match="no head"):
+        read(tmp_path / "a")
+
+
+def test_a_digest_is_remembered_while_the_file_stays_as_it_is(tmp_path, monkeypatch):
+    file, notes, read_files = tmp_path / "file", tmp_path / "notes", []
+    real = content.hashlib.file_digest
+    monkeypatch.setattr(content.hashlib, "file_digest", lambda f, name: (read_files.append(f.name), real(f, name))[1])
+    file.write_bytes(b"one")
+    first = content.digest(file, notes)
+    content.digest(file, notes)
+    assert len(read_files) == 2  # too young: it could change again within the same tick
+    now = time.time_ns
+    monkeypatch.setattr(content.time, "time_ns", lambda: now() + 10 * 10**9)
+    assert content.digest(file, notes) == first == content.digest(file, notes)
+    assert len(read_files) == 3
+    before = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # the size and the time of the old one
+    assert content.digest(file, notes) != first
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"ANYCHIP_CACHE": "/place"}, "/place"),
+        ({"ANYCHIP_CACHE": "off"}, None),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/anychip"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/me"}, "/home/me/.cache/anychip"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/anychip"),
+    ],
+    ids=str,
+)
+def test_where_it_lies(monkeypatch, variables, expected):
+    for name in ("ANYCHIP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert weight_cache.folder() == (None if expected is None else Path(expected))
+
+
+def test_the_command_lists_and_clears(cache, capsys):
+    for name in ("one", "two"):
+        found = weight_cache.WeightCache(
+            cache / f"weights/{name}-key.packed", {"model": name, "form": "float32"}, lambda: "key"
+        )
+        with found.writing(0) as shelf:
+            shelf.add(StoredWeight(None, (np.zeros(2**20, np.uint8),)))
+    assert main(["cache"]) == 0
+    listed = capsys.readouterr().out
+    assert f"packed weights in {cache}" in listed
+    assert "used today" in listed
+    assert main(["cache", "clear", "three"]) == 1
+    assert "nothing is kept of 'three'; there is: one, two" in capsys.readouterr().err
+    assert main(["cache", "clear", "one"]) == 0
+    assert "removed 1 files, 1.0 MiB" in capsys.readouterr().out
+    assert [path.name for path in files(cache)] == ["two-key.packed"]
+    assert main(["cache", "clear"]) == 0
+    assert files(cache) == []
