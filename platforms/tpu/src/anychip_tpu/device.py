@@ -32,9 +32,9 @@ CAPABILITIES = Capabilities(
 BUCKETS = Buckets(coarse=16)
 """Unused columns of the page table and rows of sequences cost a little of the upload, and nothing of the kernels."""
 
-EMULATED = replace(CAPABILITIES, step_tokens=256)
+EMULATED = replace(CAPABILITIES, step_tokens=256, warm_up=False)
 EMULATED_BUCKETS = Buckets(tokens=32, growth=8, coarse=16)
-"""A step computes little here, and its program takes seconds to compile."""
+"""A step computes little here, and its program takes seconds to compile, so each is compiled when it comes."""
 
 
 QUICK_COMPILER = {
