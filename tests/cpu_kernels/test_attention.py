@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from anychip_sdk.contract import AttentionSpec
-from torch_cases import DECODES, PREFILLS, AttentionCase
+from anychip_sdk.contract import AttentionSpec, KVLayout, KVSpec, Layer, Paged
+from anychip_sdk.kits.torch import TorchAttention, rope
+from anychip_sdk.kits.torch.scaled import gather
+from anychip_sdk.kits.torch.weights import Weight
+from numpy_batches import ragged
+from torch_cases import DECODES, EPSILON, PREFILLS, AttentionCase, close, draw, on_device
+from torch_cases import wide as wide_of
 
 LONG = [(1000, 1), (255, 1), (256, 1), (257, 1), (511, 1), (0, 1)]
 LONG_PREFILLS = [(0, 150), (300, 70), (63, 65), (64, 1 + 64)]
@@ -41,9 +48,68 @@ def test_values_of_another_width(device, threads, v_dim):
     AttentionCase(device, DECODES + PREFILLS, spec(16), Dv=v_dim).check()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_other_dtypes_run_on_the_kit(device, dtype):
-    AttentionCase(device, DECODES + PREFILLS, spec(16), dtype=dtype).check()
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", [*DTYPES, "int8", "fp8"])
+@pytest.mark.parametrize("fields", [{}, {"window": 20, "softcap": 3}], ids=["plain", "window and softcap"])
+def test_every_kind_of_pages_and_numbers(device, threads, dtype, kept, fields):
+    AttentionCase(device, LONG[:4] + LONG_PREFILLS, spec(32, **fields), dtype=dtype, kept=kept, size=16).check()
+
+
+@pytest.mark.parametrize("kept", [*DTYPES[1:], "int8"])
+@pytest.mark.parametrize("head_dim", [2, 20, 64, 80, 256])
+def test_head_dims_of_narrow_pages(device, kept, head_dim):
+    AttentionCase(device, LONG[1:4] + LONG_PREFILLS[2:], spec(head_dim), kept=kept, Dv=head_dim + 2, size=7).check()
+
+
+@pytest.mark.parametrize("heads", [(2, 1), (3, 1), (9, 3), (7, 1), (64, 1), (65, 1)], ids=str)
+def test_query_heads_over_whole_numbers(device, heads):
+    AttentionCase(device, DECODES + PREFILLS, spec(16), H=heads[0], K=heads[1], kept="int8", size=1).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", [*DTYPES, "int8"])
+@pytest.mark.parametrize("head_dim", [2, 20, 64, 256])
+@pytest.mark.parametrize("norms", [False, True], ids=["rope", "rope and norms"])
+def test_prepare_writes_every_kind_of_pages(device, threads, dtype, kept, head_dim, norms):
+    """Queries as the kit has them, and pages that give back K and V to the rounding of both."""
+    T, H, K = 7, 6, 2
+    layer = Layer(AttentionSpec(head_dim=head_dim, scale=1.0, eps=1e-2), 0)
+    made = draw(T, (H + 2 * K) * head_dim + 1, dtype=dtype)[:, 1:]  # rows that no vector is aligned to
+    q, k, v = made.split([H * head_dim, K * head_dim, K * head_dim], 1)
+    batch = on_device(device, ragged([(0, T)], [[2, 1]], 4))
+    angles = rope.angles_of(batch.positions, 0.5 ** torch.arange(head_dim // 2))
+    norm = Weight(draw(head_dim, seed=4)) if norms else None
+    fused = {"angles": angles, "q_norm": norm, "k_norm": norm}
+    layout = KVLayout(KVSpec((Paged(layers=1, kv_heads=K, k_dim=head_dim, v_dim=head_dim),), kept), 4, (3,), slots=2)
+    wide = KVLayout(replace(layout.spec, dtype="float32"), 4, (3,), slots=2)
+    got, kv = device.ops.attention.prepare(q, k, v, device.allocator.allocate(layout), batch, layer, **fused)
+    kit = TorchAttention()
+    wanted, exact = kit.prepare(
+        *(x.float() for x in (q, k, v)), device.allocator.allocate(wide), kit.begin(batch), layer, **fused
+    )
+    close(got, wide_of(wanted), dtype, terms=100)
+    for pages, vectors in zip((*kv[0][0], *kv[0][1]), (*exact[0][0], *exact[0][1]), strict=True):
+        found = gather(pages, torch.arange(3 * K), torch.float32)
+        right = vectors.reshape(3 * K, 4, head_dim)
+        unit = right.abs().amax(-1, keepdim=True) / 254 if kept == "int8" else right.abs() * EPSILON[kept]
+        assert ((found - right).abs() <= unit * (1 + 1e-5) + 1e-5).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_vector_that_is_not_finite_has_no_scale(device, bad):
+    layer = Layer(AttentionSpec(head_dim=20, scale=1.0), 0)
+    layout = KVLayout(KVSpec((Paged(layers=1, kv_heads=2, k_dim=20, v_dim=20),), "int8"), 4, (3,), slots=2)
+    q, k, v = (draw(3, 40) for _ in range(3))
+    k[1, 23], v[2] = bad, 0.0
+    batch = on_device(device, ragged([(0, 3)], [[1]], 4))
+    _, kv = device.ops.attention.prepare(q, k, v, device.allocator.allocate(layout), batch, layer)
+    keys, values = (layers[0] for layers in kv[0])
+    assert keys.scales[1].isnan().tolist() == [[False] * 4, [False, True, False, False]]
+    assert not values.scales[1, :, 2].any()
+    assert gather(values, torch.arange(2, 4), torch.float32).isfinite().all()
 
 
 def test_the_batch_and_the_threads_change_no_bit(device):

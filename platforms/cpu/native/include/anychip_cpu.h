@@ -31,6 +31,9 @@ typedef struct {
     const void* arguments;
 } AnychipCommand;
 
+/* What pages hold. ANYCHIP_INT8: whole numbers times a float of their own for each vector, its largest magnitude / 127. */
+enum { ANYCHIP_FLOAT32, ANYCHIP_BFLOAT16, ANYCHIP_FLOAT16, ANYCHIP_INT8 };
+
 /* weight: [outputs, inputs] -> packed, and with whole numbers scales. */
 typedef struct {
     const void* weight;
@@ -123,13 +126,15 @@ typedef struct {
 } AnychipGreedy;
 
 /* Attention over pages: keys [pages, kv_heads, page_size, head_dim], values [pages, kv_heads, page_size, v_dim], of one
- * layer. q: [tokens, heads, head_dim], out: [tokens, heads, v_dim], both contiguous. Query head h reads KV head
+ * layer; with ANYCHIP_INT8 scales [pages, kv_heads, page_size] of both. q: [tokens, heads, head_dim], out: [tokens, heads, v_dim], both contiguous. Query head h reads KV head
  * h / (heads / kv_heads). A token sees its own and earlier places, `window` of them if it is not 0. */
 typedef struct {
     const void* q;
     void* out;
     const void* keys;
     const void* values;
+    const float* key_scales;
+    const float* value_scales;
     void* scratch;
     const int32_t* counts;        /* [4] tokens, sequences, logit rows, decoding sequences, which come first */
     const int32_t* pages;         /* [sequences, pages_stride] */
@@ -144,10 +149,14 @@ typedef struct {
     int64_t page_size;
     int64_t pages_stride;
     int64_t window;
+    int64_t kept; /* what keys and values are */
     int64_t scratch_stride; /* prefill: floats of one thread's scratch */
     float scale;
     float softcap; /* 0: none */
 } AnychipAttention;
+
+/* The widest head_dim and v_dim. */
+#define ANYCHIP_HEAD_MAX 256
 
 /* A decode task is a chunk of this many places, in a sequence of one token; there may be 64 query heads to a KV head.
  * Chunks that the window hides wholly are no tasks. scratch: [tasks, heads, v_dim + 2]. */
@@ -169,6 +178,8 @@ typedef struct {
     void* out; /* q, ready: [tokens, heads, head_dim] */
     void* keys;
     void* values;
+    float* key_scales;
+    float* value_scales;
     const int32_t* slots; /* [tokens] page * page_size + place */
     const float* cosine;
     const float* sine;
@@ -184,6 +195,7 @@ typedef struct {
     int64_t head_dim;
     int64_t v_dim;
     int64_t page_size;
+    int64_t kept;
     float eps;
 } AnychipPrepare;
 
@@ -205,10 +217,11 @@ typedef struct {
     AnychipKernel rope_angles;   /* AnychipRope */
     AnychipKernel greedy;        /* AnychipGreedy */
 
-    AnychipKernel prepare_f32; /* AnychipPrepare */
-    AnychipKernel plan;        /* AnychipAttention: the tasks of decode and prefill, once for all layers of a kind */
-    AnychipKernel decode_f32;  /* AnychipAttention: the sequences that decode */
-    AnychipKernel prefill_f32; /* AnychipAttention: the others */
+    /* With numbers of each kind in q, k, v and out. */
+    AnychipKernel prepare_f32, prepare_bf16, prepare_f16; /* AnychipPrepare */
+    AnychipKernel plan; /* AnychipAttention: the tasks of decode and prefill, once for all layers of a kind */
+    AnychipKernel decode_f32, decode_bf16, decode_f16;    /* AnychipAttention: the sequences that decode */
+    AnychipKernel prefill_f32, prefill_bf16, prefill_f16; /* AnychipAttention: the others */
 
     /* The same products in bfloat16 (its bits), with sums in float32 and inputs in pairs: packed
      * [ceil(outputs / width), ceil(inputs / 2), width, 2], of 4-byte alignment. */

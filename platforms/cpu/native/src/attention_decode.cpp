@@ -4,60 +4,102 @@
 #include <math.h>
 
 #include "attention.h"
+#include "kept.h"
 #include "threads.h"
 
 namespace ANYCHIP_ISA {
 
-// The rows of LANES places, from `first` on; behind `end` the last one again.
-static inline void rows_of(const AnychipAttention& w, int64_t s, int64_t head, int64_t first, int64_t end,
-                           const float* base, int64_t size, const float* rows[LANES]) {
-    int64_t column = first / w.page_size, place = first % w.page_size;
-    const float* row = nullptr;
+// LANES places of one KV head: their rows, and with whole numbers the scales of these.
+template <typename Kept>
+struct Places {
+    const Kept* rows[LANES];
+    float scales[LANES];
+};
+
+// Of keys or values, from place `first` on; behind `end` the last one again.
+template <typename Kept>
+static inline void find(const AnychipAttention& w, int64_t s, int64_t head, int64_t first, int64_t end,
+                        const void* pages, const float* scales, int64_t size, Places<Kept>& found) {
+    int64_t column = first / w.page_size, place = first % w.page_size, row = -1;
     for (int64_t j = 0; j < LANES; ++j, ++place) {
-        if (first + j >= end) {
-            rows[j] = rows[j - 1];
-            continue;
+        if (first + j < end) {
+            if (place == w.page_size) place = 0, ++column;
+            if (row < 0 || place == 0)
+                row = (w.pages[s * w.pages_stride + column] * w.kv_heads + head) * w.page_size + place;
+            else
+                ++row;
         }
-        if (place == w.page_size) place = 0, ++column;
-        if (!row || place == 0) {
-            const int64_t page = w.pages[s * w.pages_stride + column];
-            row = base + ((page * w.kv_heads + head) * w.page_size + place) * size;
-        }
-        rows[j] = row;
-        row += size;
+        found.rows[j] = static_cast<const Kept*>(pages) + row * size;
+        if constexpr (SCALED<Kept>) found.scales[j] = scales[row];
     }
 }
 
-// q times the rows: LANES scores. Meanwhile the lines of `next` are fetched, a few at a time: the processor waits for
-// no more than some twenty.
-template <bool FETCH>
-static Vec dots(const float* q, const float* const rows[LANES], const float* const next[LANES], int64_t size) {
+// Rows that GROUP heads take at once, so that each (head, row) has a lane: LANES over GROUP rounded up to 1, 2 or 4.
+constexpr int64_t rows_of(int group) { return LANES / (group == 1 ? 1 : group == 2 ? 2 : 4); }
+
+// GROUP heads of q times rows from..from + rows_of(GROUP), a head's products side by side. Meanwhile the lines of `next`
+// are fetched, a few at a time: the processor waits for no more than some twenty.
+template <typename Kept, int GROUP, bool FETCH>
+static Vec dots(const float* q, const Kept* const* rows, const Kept* const* next, int64_t size) {
+    constexpr int64_t ROWS = rows_of(GROUP), LINE = 64 / sizeof(Kept);
     Vec total[LANES] = {};
     for (int64_t i = 0; i < size; i += LANES) {
         const int64_t left = size - i;
-        const Vec part = load_part(q + i, left);
+        Vec part[GROUP];
+        for (int g = 0; g < GROUP; ++g) part[g] = load_part(q + g * size + i, left);
+        if (FETCH && i % LINE == 0)
+#pragma GCC unroll 16
+            for (int64_t r = 0; r < ROWS; ++r) __builtin_prefetch(next[r] + i);
         if (left >= LANES)
 #pragma GCC unroll 16
-            for (int64_t j = 0; j < LANES; ++j) {
-                if (FETCH) __builtin_prefetch(next[j] + i);
-                total[j] += part * load(rows[j] + i);
+            for (int64_t r = 0; r < ROWS; ++r) {
+                const Vec row = load(rows[r] + i);
+                for (int g = 0; g < GROUP; ++g) total[g * ROWS + r] += part[g] * row;
             }
         else
-            for (int64_t j = 0; j < LANES; ++j) total[j] += part * load_part(rows[j] + i, left);
+            for (int64_t r = 0; r < ROWS; ++r) {
+                const Vec row = load_part(rows[r] + i, left);
+                for (int g = 0; g < GROUP; ++g) total[g * ROWS + r] += part[g] * row;
+            }
     }
     return sums(total);
 }
 
+// q: [GROUP, size] -> scores: [GROUP, CHUNK], of LANES places.
+template <typename Kept, int GROUP, bool FETCH>
+static void score(const float* q, const Places<Kept>& at, const Places<Kept>& next, int64_t size, float* scores) {
+    constexpr int64_t ROWS = rows_of(GROUP);
+    for (int64_t r = 0; r < LANES; r += ROWS) {
+        const Vec found = dots<Kept, GROUP, FETCH>(q, at.rows + r, next.rows + r, size);
+        float lanes[LANES];
+        store(lanes, found);
+        for (int g = 0; g < GROUP; ++g) __builtin_memcpy(scores + g * CHUNK + r, lanes + g * ROWS, 4 * ROWS);
+    }
+    if constexpr (SCALED<Kept>)
+        for (int g = 0; g < GROUP; ++g) store(scores + g * CHUNK, load(scores + g * CHUNK) * load(at.scales));
+}
+
+template <typename Kept, bool FETCH>
+static void score_heads(int64_t heads, const float* q, const Places<Kept>& at, const Places<Kept>& next, int64_t size,
+                        float* scores) {
+    switch (heads) {
+        case 1: return score<Kept, 1, FETCH>(q, at, next, size, scores);
+        case 2: return score<Kept, 2, FETCH>(q, at, next, size, scores);
+        case 3: return score<Kept, 3, FETCH>(q, at, next, size, scores);
+        default: return score<Kept, 4, FETCH>(q, at, next, size, scores);
+    }
+}
+
 // out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each.
-template <int GROUP, int VECS>
-static void add_rows(float* out, int64_t out_stride, const float* p, int64_t count, const float* const rows[LANES],
-                     const float* const next[LANES], int64_t at) {
+template <typename Kept, int GROUP, int VECS>
+static void add_rows(float* out, int64_t out_stride, const float* p, int64_t count, const Kept* const* rows,
+                     const Kept* const* next, int64_t at) {
     Vec total[GROUP][VECS];
     for (int g = 0; g < GROUP; ++g)
         for (int v = 0; v < VECS; ++v) total[g][v] = load(out + g * out_stride + at + v * LANES);
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < VECS; ++v) {
-            __builtin_prefetch(next[j] + at + v * LANES);
+            if (v * LANES * sizeof(Kept) % 64 == 0) __builtin_prefetch(next[j] + at + v * LANES);
             const Vec row = load(rows[j] + at + v * LANES);
             for (int g = 0; g < GROUP; ++g) total[g][v] += fill(p[g * CHUNK + j]) * row;
         }
@@ -65,27 +107,35 @@ static void add_rows(float* out, int64_t out_stride, const float* p, int64_t cou
         for (int v = 0; v < VECS; ++v) store(out + g * out_stride + at + v * LANES, total[g][v]);
 }
 
-typedef void (*AddRows)(float*, int64_t, const float*, int64_t, const float* const*, const float* const*,
-                        int64_t);
-static const AddRows ADD_ROWS[4][2] = {{add_rows<1, 1>, add_rows<1, 4>},
-                                       {add_rows<2, 1>, add_rows<2, 4>},
-                                       {add_rows<3, 1>, add_rows<3, 4>},
-                                       {add_rows<4, 1>, add_rows<4, 4>}};
+template <typename Kept, int VECS>
+static void add_heads(int64_t heads, float* out, int64_t out_stride, const float* p, int64_t count,
+                      const Kept* const* rows, const Kept* const* next, int64_t at) {
+    switch (heads) {
+        case 1: return add_rows<Kept, 1, VECS>(out, out_stride, p, count, rows, next, at);
+        case 2: return add_rows<Kept, 2, VECS>(out, out_stride, p, count, rows, next, at);
+        case 3: return add_rows<Kept, 3, VECS>(out, out_stride, p, count, rows, next, at);
+        default: return add_rows<Kept, 4, VECS>(out, out_stride, p, count, rows, next, at);
+    }
+}
 
-static void add_values(float* out, int64_t out_stride, const float* p, int64_t group, int64_t count,
-                       const float* const rows[LANES], const float* const next[LANES], int64_t size) {
+// p: [group, CHUNK] of LANES places, `count` of them real; with whole numbers it is multiplied by their scales.
+template <typename Kept>
+static void add_values(float* out, int64_t out_stride, float* p, int64_t group, int64_t count, const Places<Kept>& at,
+                       const Places<Kept>& next, int64_t size) {
     const int64_t whole = size / LANES * LANES;
+    if constexpr (SCALED<Kept>)
+        for (int64_t g = 0; g < group; ++g) store(p + g * CHUNK, load(p + g * CHUNK) * load(at.scales));
     for (int64_t g = 0; g < group; g += 4) {
-        const AddRows* add = ADD_ROWS[least(4, group - g) - 1];
-        int64_t at = 0;
-        float* heads = out + g * out_stride;
-        for (; at + 4 * LANES <= whole; at += 4 * LANES)
-            add[1](heads, out_stride, p + g * CHUNK, count, rows, next, at);
-        for (; at < whole; at += LANES) add[0](heads, out_stride, p + g * CHUNK, count, rows, next, at);
+        const int64_t heads = least(4, group - g);
+        float *to = out + g * out_stride, *shares = p + g * CHUNK;
+        int64_t i = 0;
+        for (; i + 4 * LANES <= whole; i += 4 * LANES)
+            add_heads<Kept, 4>(heads, to, out_stride, shares, count, at.rows, next.rows, i);
+        for (; i < whole; i += LANES) add_heads<Kept, 1>(heads, to, out_stride, shares, count, at.rows, next.rows, i);
     }
     for (int64_t g = 0; g < group; ++g)
         for (int64_t j = 0; j < count; ++j)
-            for (int64_t i = whole; i < size; ++i) out[g * out_stride + i] += p[g * CHUNK + j] * rows[j][i];
+            for (int64_t i = whole; i < size; ++i) out[g * out_stride + i] += p[g * CHUNK + j] * widened(at.rows[j][i]);
 }
 
 // out += p * v
@@ -116,59 +166,91 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
     *total = sum(sums);
 }
 
-static void attend(const AnychipAttention& w, int64_t task, int64_t head) {
+// Keys or values of places first..end, LANES at a time: body(place, these, the ones after them).
+template <typename Kept, typename Body>
+static inline void walk(const AnychipAttention& w, int64_t s, int64_t head, int64_t first, int64_t end,
+                        const void* pages, const float* scales, int64_t size, const Body& body) {
+    Places<Kept> at, next;
+    find(w, s, head, first, end, pages, scales, size, next);
+    for (int64_t place = first; place < end; place += LANES) {
+        at = next;
+        if (place + LANES < end) find(w, s, head, place + LANES, end, pages, scales, size, next);
+        body(place - first, at, next);
+    }
+}
+
+// q: [group, head_dim] of one task's heads.
+template <typename Kept>
+static void attend(const AnychipAttention& w, const float* q, int64_t task, int64_t head) {
     const int64_t s = w.task_sequence[task], length = w.lengths[s], group = w.heads / w.kv_heads;
     const int64_t seen = first_seen(w, length - 1), chunk = task - w.task_first[s] + seen / CHUNK;
     const int64_t first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
-    const float *keys = static_cast<const float*>(w.keys), *values = static_cast<const float*>(w.values);
-    const float* q = static_cast<const float*>(w.q) + (w.starts[s] * w.heads + head * group) * w.head_dim;
     float scores[GROUP_MAX][CHUNK];
-    const float *rows[LANES], *next[LANES];
-    rows_of(w, s, head, first, end, keys, w.head_dim, next);
-    for (int64_t place = first; place < end; place += LANES) {
-        for (int64_t j = 0; j < LANES; ++j) rows[j] = next[j];
-        if (place + LANES < end) rows_of(w, s, head, place + LANES, end, keys, w.head_dim, next);
-        store(scores[0] + place - first, dots<true>(q, rows, next, w.head_dim));
-        for (int64_t g = 1; g < group; ++g)
-            store(scores[g] + place - first, dots<false>(q + g * w.head_dim, rows, next, w.head_dim));
-    }
+    walk<Kept>(w, s, head, first, end, w.keys, w.key_scales, w.head_dim, [&](int64_t i, const auto& at, auto& next) {
+        score_heads<Kept, true>(least(4, group), q, at, next, w.head_dim, scores[0] + i);
+        for (int64_t g = 4; g < group; g += 4)
+            score_heads<Kept, false>(least(4, group - g), q + g * w.head_dim, at, next, w.head_dim, scores[g] + i);
+    });
     float* part = static_cast<float*>(w.scratch) + (task * w.heads + head * group) * (w.v_dim + 2);
     for (int64_t g = 0; g < group; ++g) {
         float* out = part + g * (w.v_dim + 2);
         soften(w, scores[g], end - first, out + w.v_dim, out + w.v_dim + 1);
         for (int64_t i = 0; i < w.v_dim; ++i) out[i] = 0;
     }
-    rows_of(w, s, head, first, end, values, w.v_dim, next);
-    for (int64_t place = first; place < end; place += LANES) {
-        for (int64_t j = 0; j < LANES; ++j) rows[j] = next[j];
-        if (place + LANES < end) rows_of(w, s, head, place + LANES, end, values, w.v_dim, next);
-        add_values(part, w.v_dim + 2, scores[0] + place - first, group, least(LANES, end - place), rows, next, w.v_dim);
-    }
-}
-
-static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
-    const int64_t size = w.v_dim, step = w.heads * (size + 2);
-    const float* parts = static_cast<const float*>(w.scratch) + head * (size + 2);
-    float* out = static_cast<float*>(w.out) + (w.starts[s] * w.heads + head) * size;
-    float top = -INFINITY, total = 0;
-    for (int64_t t = w.task_first[s]; t < w.task_first[s + 1]; ++t) top = fmaxf(top, parts[t * step + size]);
-    for (int64_t i = 0; i < size; ++i) out[i] = 0;
-    for (int64_t t = w.task_first[s]; t < w.task_first[s + 1]; ++t) {
-        const float share_of = expf(parts[t * step + size] - top);
-        total += share_of * parts[t * step + size + 1];
-        add_scaled(out, share_of, parts + t * step, size);
-    }
-    for (int64_t i = 0; i < size; ++i) out[i] /= total;
-}
-
-void decode_f32(const void* arguments, AnychipTeam team) {
-    const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
-    const int64_t decodes = w.counts[3], tasks = w.task_first[decodes] * w.kv_heads;
-    for (int64_t i = next_task(team); i < tasks; i = next_task(team)) attend(w, i / w.kv_heads, i % w.kv_heads);
-    barrier(team);
-    share(decodes * w.heads, team, [&](int64_t first, int64_t end) {
-        for (int64_t i = first; i < end; ++i) combine(w, i / w.heads, i % w.heads);
+    walk<Kept>(w, s, head, first, end, w.values, w.value_scales, w.v_dim, [&](int64_t i, const auto& at, auto& next) {
+        add_values(part, w.v_dim + 2, scores[0] + i, group, least(LANES, end - first - i), at, next, w.v_dim);
     });
 }
+
+// The queries of one task as floats, where they are none in `wide`.
+template <typename Number>
+static const float* queries(const AnychipAttention& w, int64_t task, int64_t head, float* wide) {
+    const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim;
+    const Number* q =
+        static_cast<const Number*>(w.q) + (w.starts[w.task_sequence[task]] * w.heads + head * group) * w.head_dim;
+    if constexpr (sizeof(Number) == sizeof(float)) return reinterpret_cast<const float*>(q);
+    for (int64_t i = 0; i < size; i += LANES) store_part(wide + i, load_part(q + i, size - i), size - i);
+    return wide;
+}
+
+// The parts of one head of one sequence, added up in the first one.
+template <typename Number>
+static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
+    const int64_t size = w.v_dim, step = w.heads * (size + 2), first = w.task_first[s], end = w.task_first[s + 1];
+    float* parts = static_cast<float*>(w.scratch) + head * (size + 2);
+    Number* out = static_cast<Number*>(w.out) + (w.starts[s] * w.heads + head) * size;
+    float top = -INFINITY, total = 0;
+    for (int64_t t = first; t < end; ++t) top = fmaxf(top, parts[t * step + size]);
+    float* sum_of = parts + first * step;
+    for (int64_t t = first; t < end; ++t) {
+        const float share_of = expf(parts[t * step + size] - top);
+        total += share_of * parts[t * step + size + 1];
+        if (t == first)
+            for (int64_t i = 0; i < size; ++i) sum_of[i] *= share_of;
+        else
+            add_scaled(sum_of, share_of, parts + t * step, size);
+    }
+    for (int64_t i = 0; i < size; i += LANES) store_part(out + i, load_part(sum_of + i, size - i) / total, size - i);
+}
+
+template <typename Number>
+void decode(const void* arguments, AnychipTeam team) {
+    const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
+    const int64_t decodes = w.counts[3], tasks = w.task_first[decodes] * w.kv_heads;
+    float wide[sizeof(Number) == sizeof(float) ? 1 : GROUP_MAX * ANYCHIP_HEAD_MAX];
+    for (int64_t i = next_task(team); i < tasks; i = next_task(team)) {
+        const int64_t task = i / w.kv_heads, head = i % w.kv_heads;
+        const float* q = queries<Number>(w, task, head, wide);
+        of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, task, head); });
+    }
+    barrier(team);
+    share(decodes * w.heads, team, [&](int64_t first, int64_t end) {
+        for (int64_t i = first; i < end; ++i) combine<Number>(w, i / w.heads, i % w.heads);
+    });
+}
+
+template void decode<float>(const void*, AnychipTeam);
+template void decode<Bfloat16>(const void*, AnychipTeam);
+template void decode<Float16>(const void*, AnychipTeam);
 
 }  // namespace ANYCHIP_ISA

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "attention.h"
+#include "kept.h"
 #include "linear.h"
 #include "threads.h"
 
@@ -42,6 +43,7 @@ static const Multiply MULTIPLY[] = {nullptr,      multiply<1>, multiply<2>, mult
 
 namespace {
 
+template <typename Number>
 struct Tiles {
     const AnychipAttention& w;
     int64_t width;  // v_dim, rounded up to whole panels
@@ -68,7 +70,9 @@ struct Tiles {
         for (int64_t i = 0; i < rows * width; ++i) out[i] = 0;
         const int64_t last = before + end;
         for (int64_t place = first_seen(w, before + first); place < last; place += PLACES) {
-            take_places(s, head, place, least(PLACES, last - place));
+            of_kind(w.kept, [&](auto kind) {
+                take_places<decltype(kind)>(s, head, place, least(PLACES, last - place));
+            });
             for (int64_t column = 0; column < PLACES; column += WIDTH)
                 by_tiles(rows, queries, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim, scores + column,
                          PLACES, false);
@@ -82,13 +86,17 @@ struct Tiles {
     void take_queries(int64_t s, int64_t head, int64_t first, int64_t end) const {
         const int64_t group = w.heads / w.kv_heads;
         for (int64_t t = first; t < end; ++t) {
-            const float* q = static_cast<const float*>(w.q) + ((w.starts[s] + t) * w.heads + head * group) * w.head_dim;
+            const Number* q =
+                static_cast<const Number*>(w.q) + ((w.starts[s] + t) * w.heads + head * group) * w.head_dim;
             float* to = queries + (t - first) * group * w.head_dim;
-            for (int64_t i = 0; i < group * w.head_dim; ++i) to[i] = q[i] * w.scale;
+            const int64_t size = group * w.head_dim;
+            for (int64_t i = 0; i < size; i += LANES)
+                store_part(to + i, load_part(q + i, size - i) * w.scale, size - i);
         }
     }
 
     // Keys transposed, so that a panel's row is one dimension of WIDTH places. What is not there is zero.
+    template <typename Kept>
     void take_places(int64_t s, int64_t head, int64_t first, int64_t count) const {
         for (int64_t j = 0; j < PLACES; ++j) {
             float* k_to = keys + j / WIDTH * WIDTH * w.head_dim + j % WIDTH;
@@ -99,10 +107,16 @@ struct Tiles {
                 continue;
             }
             const int64_t row = row_of(w, s, head, first + j);
-            const float* k = static_cast<const float*>(w.keys) + row * w.head_dim;
-            const float* v = static_cast<const float*>(w.values) + row * w.v_dim;
-            for (int64_t i = 0; i < w.head_dim; ++i) k_to[i * WIDTH] = k[i];
-            for (int64_t i = 0; i < w.v_dim; ++i) v_to[i] = v[i];
+            const Kept* k = static_cast<const Kept*>(w.keys) + row * w.head_dim;
+            const Kept* v = static_cast<const Kept*>(w.values) + row * w.v_dim;
+            const float k_scale = SCALED<Kept> ? w.key_scales[row] : 1.0f;
+            const float v_scale = SCALED<Kept> ? w.value_scales[row] : 1.0f;
+            for (int64_t i = 0; i < w.head_dim; i += LANES) {
+                const Vec part = load_part(k + i, w.head_dim - i) * k_scale;
+                for (int64_t l = 0; l < least(LANES, w.head_dim - i); ++l) k_to[(i + l) * WIDTH] = part[l];
+            }
+            for (int64_t i = 0; i < w.v_dim; i += LANES)
+                store_part(v_to + i, load_part(v + i, w.v_dim - i) * v_scale, w.v_dim - i);
             for (int64_t i = w.v_dim; i < width; ++i) v_to[i] = 0;
         }
     }
@@ -148,23 +162,29 @@ struct Tiles {
 
     void give(int64_t s, int64_t head, int64_t t, int64_t g, int64_t r) const {
         const int64_t group = w.heads / w.kv_heads;
-        float* to = static_cast<float*>(w.out) + ((w.starts[s] + t) * w.heads + head * group + g) * w.v_dim;
-        for (int64_t i = 0; i < w.v_dim; ++i) to[i] = out[r * width + i] / total[r];
+        Number* to = static_cast<Number*>(w.out) + ((w.starts[s] + t) * w.heads + head * group + g) * w.v_dim;
+        for (int64_t i = 0; i < w.v_dim; i += LANES)
+            store_part(to + i, load(out + r * width + i) / total[r], w.v_dim - i);
     }
 };
 
 }  // namespace
 
-void prefill_f32(const void* arguments, AnychipTeam team) {
+template <typename Number>
+void prefill(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
     const int64_t step = ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads), decodes = w.task_first[w.counts[3]];
     const int64_t tasks = (w.task_first[w.counts[1]] - decodes) * w.kv_heads;
-    const Tiles tiles(w, static_cast<float*>(w.scratch) + team.me * w.scratch_stride);
+    const Tiles<Number> tiles(w, static_cast<float*>(w.scratch) + team.me * w.scratch_stride);
     for (int64_t i = next_task(team); i < tasks; i = next_task(team)) {
         const int64_t task = decodes + i / w.kv_heads, s = w.task_sequence[task];
         const int64_t first = (task - w.task_first[s]) * step;
         tiles.run(s, i % w.kv_heads, first, least(first + step, w.starts[s + 1] - w.starts[s]));
     }
 }
+
+template void prefill<float>(const void*, AnychipTeam);
+template void prefill<Bfloat16>(const void*, AnychipTeam);
+template void prefill<Float16>(const void*, AnychipTeam);
 
 }  // namespace ANYCHIP_ISA

@@ -6,15 +6,6 @@
 
 namespace ANYCHIP_ISA {
 
-static inline float rms_scale(const float* x, int64_t size, float eps) {
-    Vec squares = {};
-    for (int64_t i = 0; i < size; i += LANES) {
-        const Vec v = load_part(x + i, size - i);
-        squares += v * v;
-    }
-    return 1.0f / sqrtf(sum(squares) / static_cast<float>(size) + eps);
-}
-
 // y may be x.
 static inline void normalize(const float* x, int64_t size, const float* weight, float eps, float* y) {
     const Vec scale = fill(rms_scale(x, size, eps));
@@ -63,54 +54,6 @@ void gated_f32(const void* arguments, AnychipTeam team) {
                 const Vec activated = w.gelu ? gelu_tanh(x) : silu(x);
                 store_part(y + r * w.size + i, activated * load_part(up + r * w.up_stride + i, left), left);
             }
-    });
-}
-
-// One head: normalized where there is a weight, rotated where there are angles (x[i] turned with x[i + size / 2]).
-static inline void turn(const float* x, int64_t size, const float* weight, float eps, const float* cosine,
-                        const float* sine, float* y) {
-    const float scale = weight ? rms_scale(x, size, eps) : 1.0f;
-    const int64_t half = size / 2;
-    const int64_t block = cosine ? half : size;
-    for (int64_t i = 0; i < block; i += LANES) {
-        const int64_t left = block - i;
-        Vec a = load_part(x + i, left);
-        if (weight) a = a * scale * load_part(weight + i, left);
-        if (!cosine) {
-            store_part(y + i, a, left);
-            continue;
-        }
-        Vec b = load_part(x + half + i, left);
-        if (weight) b = b * scale * load_part(weight + half + i, left);
-        const Vec turned_a = a * load_part(cosine + i, left) + b * load_part(sine + i, left);
-        const Vec turned_b = b * load_part(cosine + half + i, left) + a * load_part(sine + half + i, left);
-        store_part(y + i, turned_a, left);
-        store_part(y + half + i, turned_b, left);
-    }
-}
-
-void prepare_f32(const void* arguments, AnychipTeam team) {
-    const AnychipPrepare& w = *static_cast<const AnychipPrepare*>(arguments);
-    const float *q = static_cast<const float*>(w.q), *k = static_cast<const float*>(w.k);
-    const float* v = static_cast<const float*>(w.v);
-    float *out = static_cast<float*>(w.out), *keys = static_cast<float*>(w.keys);
-    float* values = static_cast<float*>(w.values);
-    const int64_t size = w.head_dim, tokens = live_rows(w.tokens, w.live);
-    share(tokens, worth(tokens * (w.heads + 2 * w.kv_heads) * size, team), [=](int64_t first, int64_t end) {
-        for (int64_t t = first; t < end; ++t) {
-            const float* cosine = w.cosine ? w.cosine + t * size : nullptr;
-            const float* sine = w.sine ? w.sine + t * size : nullptr;
-            for (int64_t h = 0; h < w.heads; ++h)
-                turn(q + t * w.q_stride + h * size, size, w.q_norm, w.eps, cosine, sine,
-                     out + (t * w.heads + h) * size);
-            const int64_t page = w.slots[t] / w.page_size, place = w.slots[t] % w.page_size;
-            for (int64_t h = 0; h < w.kv_heads; ++h) {
-                const int64_t row = (page * w.kv_heads + h) * w.page_size + place;
-                turn(k + t * w.k_stride + h * size, size, w.k_norm, w.eps, cosine, sine, keys + row * size);
-                const float* from = v + t * w.v_stride + h * w.v_dim;
-                for (int64_t i = 0; i < w.v_dim; ++i) values[row * w.v_dim + i] = from[i];
-            }
-        }
     });
 }
 

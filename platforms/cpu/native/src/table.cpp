@@ -1,6 +1,7 @@
 // The kernels of one instruction set.
 #include "attention.h"
 #include "elementwise.h"
+#include "halves.h"
 #include "linear.h"
 
 #define ANYCHIP_JOIN(a, b) a##b
@@ -21,10 +22,16 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .embedding_f32 = ANYCHIP_ISA::embedding_f32,
     .rope_angles = ANYCHIP_ISA::rope_angles,
     .greedy = ANYCHIP_ISA::greedy,
-    .prepare_f32 = ANYCHIP_ISA::prepare_f32,
+    .prepare_f32 = ANYCHIP_ISA::prepare<float>,
+    .prepare_bf16 = ANYCHIP_ISA::prepare<ANYCHIP_ISA::Bfloat16>,
+    .prepare_f16 = ANYCHIP_ISA::prepare<ANYCHIP_ISA::Float16>,
     .plan = ANYCHIP_ISA::plan,
-    .decode_f32 = ANYCHIP_ISA::decode_f32,
-    .prefill_f32 = ANYCHIP_ISA::prefill_f32,
+    .decode_f32 = ANYCHIP_ISA::decode<float>,
+    .decode_bf16 = ANYCHIP_ISA::decode<ANYCHIP_ISA::Bfloat16>,
+    .decode_f16 = ANYCHIP_ISA::decode<ANYCHIP_ISA::Float16>,
+    .prefill_f32 = ANYCHIP_ISA::prefill<float>,
+    .prefill_bf16 = ANYCHIP_ISA::prefill<ANYCHIP_ISA::Bfloat16>,
+    .prefill_f16 = ANYCHIP_ISA::prefill<ANYCHIP_ISA::Float16>,
     .pack_bf16 = ANYCHIP_ISA::pack_bf16,
     .linear_bf16 = ANYCHIP_ISA::linear_bf16,
     .pack_int = ANYCHIP_ISA::pack_int,

@@ -9,12 +9,21 @@ import torch
 from anychip_sdk.contract import AttentionSpec, Batch, Layer
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import TorchAttention
-from anychip_sdk.kits.torch.scaled import ScaledPages
+from anychip_sdk.kits.torch.scaled import Pages, ScaledPages, cells
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import DECODE_CHUNK, GROUP_MAX, PREFILL_ROWS, AttentionWork, Kernels, PrepareWork
+from anychip_cpu.native import (
+    DECODE_CHUNK,
+    GROUP_MAX,
+    KEPT,
+    PREFILL_ROWS,
+    SUFFIXES,
+    AttentionWork,
+    Kernels,
+    PrepareWork,
+)
 
 
 @dataclass
@@ -28,7 +37,8 @@ class Plan:
 
 
 class KernelAttention(TorchAttention):
-    """In float32. Other dtypes, and more than GROUP_MAX query heads to a KV head, run on the torch kit."""
+    """With KV in float32, 16 bits or int8. KV in fp8, and more than GROUP_MAX query heads to a KV head, are left to the
+    torch kit."""
 
     def __init__(self, kernels: Kernels, launch: Launcher) -> None:
         self._kernels, self._launch = kernels, launch
@@ -49,21 +59,21 @@ class KernelAttention(TorchAttention):
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         T, H = q.shape[:2]
-        if isinstance(keys, ScaledPages) or isinstance(values, ScaledPages) or not self._serves(q, keys, H):
+        if not self._serves(q, keys, H):
             return self._launch.kit(super().attend, q, kv, batch, layer)
         q = self._launch.dense(q)
-        out = self._launch.empty((T, H * values.shape[-1]), like=q)
+        out = self._launch.empty((T, H * cells(values).shape[-1]), q.dtype, like=q)
         plans = batch.plan["kernels"]
         plan = plans.get((spec.group, spec.window))
         first = plan is None
         if first:
-            plan = plans[spec.group, spec.window] = self._plan(batch, spec, q, keys, values)
+            plan = plans[spec.group, spec.window] = self._plan(batch, q, cells(keys), cells(values))
         work = self._work(batch, spec, q, out, keys, values, plan)
         if first:
             self._launch.run(self._kernels.plan, work)
-        self._launch.run(self._kernels.decode_f32, work)
+        self._launch.run(self._kernels.of("decode", q.dtype), work)
         if not batch.key.bucket.decode:
-            self._launch.run(self._kernels.prefill_f32, work)
+            self._launch.run(self._kernels.of("prefill", q.dtype), work)
         return out
 
     def prepare(
@@ -82,27 +92,31 @@ class KernelAttention(TorchAttention):
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         heads = q.shape[1] // spec.head_dim
-        if isinstance(keys, ScaledPages) or isinstance(values, ScaledPages) or not self._serves(q, keys, heads):
+        if not self._serves(q, keys, heads):
             norms = {"angles": angles, "q_norm": q_norm, "k_norm": k_norm}
             return self._launch.kit(super().prepare, q, k, v, kv, batch, layer, **norms)
         q, k, v = (self._launch.rows(x) for x in (q, k, v))
+        K, size = cells(keys).shape[1:3]
         cosine, sine = (None, None) if angles is None else angles
         slots = batch.slot_mapping[spec.group]
-        out = self._launch.empty((q.shape[0], heads, spec.head_dim), like=q)
+        out = self._launch.empty((q.shape[0], heads, spec.head_dim), q.dtype, like=q)
         weights = (None if w is None else w.tensor for w in (q_norm, k_norm))
         work = PrepareWork(
-            *(None if x is None else x.data_ptr() for x in (q, k, v, out, keys, values, slots, cosine, sine, *weights)),
+            *(x.data_ptr() for x in (q, k, v, out)),
+            *_pointers(keys, values),
+            *(None if x is None else x.data_ptr() for x in (slots, cosine, sine, *weights)),
             *(self._launch.live(q), q.stride(0), k.stride(0), v.stride(0), q.shape[0], heads),
-            *(keys.shape[1], spec.head_dim, values.shape[-1], keys.shape[2], spec.eps),
+            *(K, spec.head_dim, cells(values).shape[-1], size, KEPT[cells(keys).dtype], spec.eps),
         )
-        self._launch.run(self._kernels.prepare_f32, work)
+        self._launch.run(self._kernels.of("prepare", q.dtype), work)
         return out, kv
 
     @staticmethod
-    def _serves(q: Tensor, keys: Tensor, heads: int) -> bool:
-        return q.dtype == keys.dtype == torch.float32 and heads <= GROUP_MAX * keys.shape[1]
+    def _serves(q: Tensor, keys: Pages, heads: int) -> bool:
+        vectors = cells(keys)
+        return q.dtype in SUFFIXES and vectors.dtype in KEPT and heads <= GROUP_MAX * vectors.shape[1]
 
-    def _plan(self, batch: Batch, spec: AttentionSpec, q: Tensor, keys: Tensor, values: Tensor) -> Plan:
+    def _plan(self, batch: Batch, q: Tensor, keys: Tensor, values: Tensor) -> Plan:
         """Room for the most that a batch of these shapes can take. Memory that is not written costs nothing.
 
         q: [T, H, D], keys and values: [pages, K, page_size, .] of any layer of the kind."""
@@ -122,12 +136,19 @@ class KernelAttention(TorchAttention):
 
     @staticmethod
     def _work(
-        batch: Batch, spec: AttentionSpec, q: Tensor, out: Tensor, keys: Tensor, values: Tensor, plan: Plan
+        batch: Batch, spec: AttentionSpec, q: Tensor, out: Tensor, keys: Pages, values: Pages, plan: Plan
     ) -> AttentionWork:
-        table = batch.page_table[spec.group]
+        table, (K, size) = batch.page_table[spec.group], cells(keys).shape[1:3]
         lists = (batch.counts, table, batch.seq_lens, batch.query_start, plan.task_first, plan.task_sequence)
         return AttentionWork(
-            *(x.data_ptr() for x in (q, out, keys, values, plan.scratch, *lists)),
-            *(q.shape[1], keys.shape[1], q.shape[2], values.shape[-1], keys.shape[2], table.stride(0)),
-            *(spec.window or 0, plan.scratch_stride, spec.scale, spec.softcap or 0.0),
+            *(q.data_ptr(), out.data_ptr(), *_pointers(keys, values)),
+            *(x.data_ptr() for x in (plan.scratch, *lists)),
+            *(q.shape[1], K, q.shape[2], cells(values).shape[-1], size, table.stride(0), spec.window or 0),
+            *(KEPT[cells(keys).dtype], plan.scratch_stride, spec.scale, spec.softcap or 0.0),
         )
+
+
+def _pointers(*caches: Pages) -> tuple[int | None, ...]:
+    """Of K and V, and of their scales."""
+    scales = (pages.scales.data_ptr() if isinstance(pages, ScaledPages) else None for pages in caches)
+    return (*(cells(pages).data_ptr() for pages in caches), *scales)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from ctypes import CDLL, POINTER, Structure, addressof, c_char_p, c_float, c_int64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from anychip_sdk.contract import DeviceError
 
 import anychip_cpu
@@ -22,9 +24,10 @@ NONE = "none"
 DECODE_CHUNK = 256
 PREFILL_ROWS = 96
 GROUP_MAX = 64
+HEAD_MAX = 256
 INPUT_GROUP = 128
-"""ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS, the most query heads of one KV head, and ANYCHIP_INPUT_GROUP, of the
-header."""
+"""ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS, the most query heads of one KV head, ANYCHIP_HEAD_MAX and
+ANYCHIP_INPUT_GROUP, of the header."""
 
 BUILT = "ANYCHIP_CPU_LIBRARY"
 """Environment variable that names another build of the library, with the sanitizers for instance."""
@@ -70,16 +73,16 @@ class GreedyWork(Structure):
 
 class AttentionWork(Structure):
     _fields_ = _struct(
-        P="q out keys values scratch counts pages lengths starts task_first task_sequence",
-        N="heads kv_heads head_dim v_dim page_size pages_stride window scratch_stride",
+        P="q out keys values key_scales value_scales scratch counts pages lengths starts task_first task_sequence",
+        N="heads kv_heads head_dim v_dim page_size pages_stride window kept scratch_stride",
         F="scale softcap",
     )
 
 
 class PrepareWork(Structure):
     _fields_ = _struct(
-        P="q k v out keys values slots cosine sine q_norm k_norm live",
-        N="q_stride k_stride v_stride tokens heads kv_heads head_dim v_dim page_size",
+        P="q k v out keys values key_scales value_scales slots cosine sine q_norm k_norm live",
+        N="q_stride k_stride v_stride tokens heads kv_heads head_dim v_dim page_size kept",
         F="eps",
     )
 
@@ -90,9 +93,21 @@ class Command(Structure):
     _fields_ = _struct(P="kernel arguments")
 
 
+SUFFIXES: Mapping[torch.dtype, str] = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+"""Kinds of numbers that kernels compute with, and the ends of their names."""
+KEPT: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+"""What pages hold, by the header's numbers."""
+
+
+def _each(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}_{suffix}" for suffix in SUFFIXES.values())
+
+
 KERNELS = (
     "pack_f32", "linear_f32", "rms_norm_f32", "gated_f32", "gather", "embedding_f32", "rope_angles", "greedy",
-    "prepare_f32", "plan", "decode_f32", "prefill_f32", "pack_bf16", "linear_bf16", "pack_int", "linear_int",
+    *_each("prepare"), "plan", *_each("decode"), *_each("prefill"), "pack_bf16", "linear_bf16", "pack_int",
+    "linear_int",
 )  # fmt: skip
 
 
@@ -103,6 +118,11 @@ class Kernels(Structure):
     width: int
 
     _fields_ = (("name", c_char_p), ("width", _N), *((name, _P) for name in KERNELS))
+
+    def of(self, name: str, dtype: torch.dtype) -> int:
+        """The kernel for numbers of this kind."""
+        address: int = getattr(self, f"{name}_{SUFFIXES[dtype]}")
+        return address
 
     def __getattr__(self, name: str) -> int:
         raise AttributeError(f"there is no kernel {name}")  # the fields are found before this is asked
