@@ -151,7 +151,24 @@ def test_bench_measures_a_model(capsys, monkeypatch):
     result = json.loads(out.splitlines()[-1])
     assert [r["workload"] for r in result["results"]] == ["batch", "single"]
     assert all((r["output_tokens"], r["device"], r["dtype"]) == (5, "numpy", "float32") for r in result["results"])
-    assert out.splitlines()[0].split()[0] == "workload"
+    loaded, header = out.splitlines()[:2]
+    assert re.fullmatch(r"demo on numpy in float32; loaded in [\d.]+ s", loaded)
+    assert header.split()[0] == "workload"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said_first", "dtype", "quantize"),
+    [
+        (("--quantize", "int8"), "demo on cpu in float32, weights in int8; loaded in ", "float32", "int8"),
+        (("--dtype", "bfloat16"), "demo on cpu in bfloat16; loaded in ", "bfloat16", None),
+    ],
+)
+def test_bench_says_what_format_it_measured(capsys, monkeypatch, arguments, said_first, dtype, quantize):
+    monkeypatch.setattr(workloads, "make", lambda name, vocabulary: [([5, 6, 7, 8], 3)])
+    out, _ = said(capsys, "bench", "single", "--model", "demo", "--device", "cpu", "--repeats", "1", *arguments)
+    assert out.startswith(said_first)
+    (result,) = json.loads(out.splitlines()[-1])["results"]
+    assert (result["output_tokens"], result["dtype"], result["quantize"]) == (3, dtype, quantize)
 
 
 def test_the_workloads_are_the_same_for_every_engine():

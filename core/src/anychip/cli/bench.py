@@ -56,6 +56,9 @@ def _model(options: argparse.Namespace, names: list[str]) -> None:
     from anychip.bench import model
 
     results = model.run(options.model, names, repeats=options.repeats, progress=True, **engine_options(options))
+    how = results[0]
+    weights = f", weights in {how.quantize}" if how.quantize else ""
+    print(f"{options.model} on {how.device} in {how.dtype}{weights}; loaded in {how.load_seconds} s")
     print(f"{'workload':10}{'tokens/s':>10}{'seconds':>9}{'TTFT p50/p99 ms':>20}{'ITL p50/p99 ms':>18}{'hits':>7}")
     for r in results:
         ttft, itl = f"{r.ttft_p50_ms:.0f}/{r.ttft_p99_ms:.0f}", f"{r.itl_p50_ms:.1f}/{r.itl_p99_ms:.1f}"
