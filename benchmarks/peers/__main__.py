@@ -132,8 +132,13 @@ class Session:
 
     def write(self) -> None:
         self.options.out.parent.mkdir(parents=True, exist_ok=True)
-        self.options.out.with_suffix(".json").write_text(json.dumps(self.results, indent=1) + "\n")
-        self.options.out.with_suffix(".md").write_text(table.page(self.results, self.work))
+        self.file("json").write_text(json.dumps(self.results, indent=1) + "\n")
+        self.file("md").write_text(table.page(self.results, self.work))
+
+    def file(self, ending: str) -> Path:
+        """A shape's name may have a dot in it."""
+        out: Path = self.options.out
+        return out.with_name(f"{out.name}.{ending}")
 
 
 def main() -> None:
@@ -141,17 +146,21 @@ def main() -> None:
         prog="peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--shapes", nargs="+", default=[SHAPES[0]], choices=SHAPES)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / f"peers-{date.today().isoformat()}")
+    parser.add_argument("--out", type=Path, help="where to write (benchmarks/results/peers-DATE-SHAPES)")
     parser.add_argument("--build", action="store_true", help="build the environments and stop")
     options = parser.parse_args()
+    if options.pairs < 1:
+        parser.error(f"--pairs is {options.pairs}; expected a whole number >= 1")
+    name = "-".join(["peers", date.today().isoformat(), *options.shapes])
+    options.out = options.out or HERE / "results" / name
     session = Session(options)
     session.build()
     if not options.build:
         session.measure()
-        print(options.out.with_suffix(".md").read_text())
+        print(session.file("md").read_text())
     if session.results["failures"]:
         sys.exit(1)
 

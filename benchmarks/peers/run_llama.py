@@ -66,7 +66,7 @@ class Llama:
 
     def _share(self, prompts: list[list[int]]) -> int:
         """Computes the prefix that all share, in a sequence of its own, and gives it to every other one."""
-        shared = min(runner.shared(prompts), min(map(len, prompts)) - 1)
+        shared: int = min(runner.shared(prompts), min(map(len, prompts)) - 1)
         if shared:
             self._batch.n_tokens = 0
             for position, token in enumerate(prompts[0][:shared]):
@@ -79,7 +79,7 @@ class Llama:
 
     def _add_prompt(self, prompt: list[int], start: int, sequence: int) -> int:
         """From `start` on; the row of its last token."""
-        row = 0
+        row = -1
         for position, token in enumerate(prompt[start:], start):
             row = self._add(token, position, sequence, position == len(prompt) - 1)
         return row
