@@ -129,6 +129,14 @@ def test_devices_verbose_shows_memory_claims_and_ops(capsys):
     assert re.search(r"attention\.attend +float32 +\S.*NumpyAttention: the kit is the platform", out)
 
 
+def test_devices_lists_one_that_is_named(capsys):
+    lines = said(capsys, "devices", "numpy")[0].splitlines()
+    assert [line.split()[:2] for line in lines] == [["numpy", "found"]]
+    assert said(capsys, "devices", "numpy:0")[0].splitlines() == lines
+    assert "there is no device 'npu'; installed: cpu, numpy" in refusal(capsys, "devices", "npu")
+    assert "there is no device numpy:1; numpy has 1: numpy" in refusal(capsys, "devices", "numpy:1")
+
+
 # -- bench --------------------------------------------------------------------------------------------------------
 
 

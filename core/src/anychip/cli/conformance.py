@@ -109,9 +109,13 @@ def _repro(options: argparse.Namespace) -> int:
     from anychip_sdk.conformance.repro import repro
 
     done, words = repro(options.id, options.out)
-    print(words)
-    failed = bool(done.ended) or any(r["outcome"] == "failed" for r in done.results)
+    failures = [r for r in done.results if r["outcome"] == "failed"]
+    failed = bool(done.ended) or bool(failures)
     print(f"{options.id}: {'fails again' if failed else 'passes now'}")
+    for result in failures:
+        print(f"    {result['message']}")
+    if failed:
+        print(f"\n{words}", end="")
     return 1 if failed else 0
 
 

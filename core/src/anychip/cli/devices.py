@@ -11,23 +11,37 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("device", nargs="?", metavar="NAME[:INDEX]", help="only this platform, or this device of it")
     parser.add_argument("-v", "--verbose", action="store_true", help="details, memory, and where each op comes from")
 
 
 def run(options: argparse.Namespace) -> None:
+    from anychip.platforms.selection import find, probe_all
+
+    if options.device is None:
+        for probed in probe_all():
+            _list(probed, "", options.verbose)
+    else:
+        probed, index = find(options.device)
+        _list(probed, index, options.verbose)
+
+
+def _list(probed: Probed, only: str, verbose: bool) -> None:
+    """only: the index of one device, or "" for all. Raises PlatformError where there is no such device."""
     from anychip_sdk.contract import Found
 
     from anychip.platforms.inspection import inspect_device
-    from anychip.platforms.selection import probe_all
+    from anychip.platforms.selection import index_of
 
-    for probed in probe_all():
-        if not isinstance(probed.result, Found) or not probed.result.devices:
-            print(_unusable(probed), flush=True)
-            continue
-        for index, info in enumerate(probed.result.devices):
+    if not isinstance(probed.result, Found) or not probed.result.devices:
+        print(_unusable(probed), flush=True)
+        return
+    wanted = index_of(probed.result, probed.plugin.name, only) if only else None
+    for index, info in enumerate(probed.result.devices):
+        if wanted in (None, index):
             description = " ".join(info.description.split())
             print(f"{info.name:12} found   {description}  ({probed.plugin.distribution})", flush=True)
-            if options.verbose:
+            if verbose:
                 _show(inspect_device(probed, index))
 
 

@@ -104,6 +104,14 @@ def choose(device: str) -> Choice:
     """`auto`, NAME or NAME:INDEX. Raises PlatformError, saying what there is, or what is broken and how to mend it."""
     if device == "auto":
         return _choose_best()
+    probed, index = find(device)
+    if isinstance(probed.result, Found):
+        return take(probed, index_of(probed.result, probed.plugin.name, index), "asked for")
+    raise PlatformError(explain(probed))
+
+
+def find(device: str) -> tuple[Probed, str]:
+    """NAME or NAME:INDEX -> the platform, and INDEX or "". Raises PlatformError for a name that is not installed."""
     plugins = {p.name: p for p in discover()}
     name, index = split(device, plugins)
     if name not in plugins:
@@ -111,10 +119,7 @@ def choose(device: str) -> Choice:
         raise PlatformError(
             f"there is no device {name!r}; installed: {known}: choose one of these, or install the platform that has it"
         )
-    probed = probe(plugins[name])
-    if isinstance(probed.result, Found):
-        return take(probed, _index(probed.result, name, index), "asked for")
-    raise PlatformError(explain(probed))
+    return probe(plugins[name]), index
 
 
 def plan_device(device: str) -> Planned | None:
@@ -152,7 +157,7 @@ def take(probed: Probed, index: int, reason: str) -> Choice:
     return Choice(probed.platform, index, probed.result.devices[index], reason, probed.plugin.distribution)
 
 
-def _index(found: Found, name: str, index: str) -> int:
+def index_of(found: Found, name: str, index: str) -> int:
     count = len(found.devices)
     if count == 0:
         raise PlatformError(f"{name} has found no device; see anychip devices, or name another with --device")

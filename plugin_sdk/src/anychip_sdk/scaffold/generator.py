@@ -26,6 +26,7 @@ _REFERENCE: Mapping[str, str] = MappingProxyType({
 _FILES: Mapping[str, str] = MappingProxyType({
     "pyproject.toml": "pyproject.toml",
     "README.md": "README_{kind}.md",
+    ".gitignore": "gitignore",
     ".github/workflows/ci.yml": "ci.yml",
     "src/{module}/__init__.py": "empty",
     "src/{module}/plugin.py": "plugin.py",
@@ -58,16 +59,18 @@ def check_name(name: str, taken: Collection[str]) -> None:
         )
     if name in _RESERVED:
         raise ScaffoldError(f"the name {name!r} is reserved; take another")
-    if name in taken:
-        raise ScaffoldError(f"a platform {name!r} is installed; take another name")
     package, module = _package(name), _module(name)
     try:
         found = distribution(package)
     except PackageNotFoundError:
+        if name in taken:
+            raise ScaffoldError(f"a platform {name!r} is installed; take another name") from None
         if find_spec(module) is not None:
             raise ScaffoldError(f"a module {module} is there already; take another name") from None
     else:
-        raise ScaffoldError(f"a distribution {package} {found.version} is installed; take another name")
+        raise ScaffoldError(
+            f"a distribution {package} {found.version} is installed; take another name, or pip uninstall {package}"
+        )
 
 
 def write_plugin(name: str, framework: str, kind: str, out: Path, *, taken: Collection[str] = ()) -> Written:
