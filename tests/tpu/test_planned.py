@@ -80,5 +80,5 @@ def test_chips_that_do_not_divide_the_heads(check, tiny):
 
 @pytest.mark.parametrize(("chip", "count"), [("v9", 1), ("v5e", 3)])
 def test_chips_that_nobody_makes(chip, count):
-    with pytest.raises(NotSupported, match=f"no plan for {count} chips of '{chip}'; expected one of v4, v5e"):
+    with pytest.raises(NotSupported, match=f"no plan for '{chip}-{count}'; expected one of v4, v5e"):
         PlannedDevice(chip, count)
