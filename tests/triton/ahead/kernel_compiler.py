@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 
 TYPES = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64",
+    torch.int8: "i8", torch.uint8: "u8",
 }  # fmt: skip
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

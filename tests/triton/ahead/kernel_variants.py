@@ -6,8 +6,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
-from anychip_sdk.contract import AttentionSpec, Batch, Bucket, Layer, MoESpec, SampleKind, StepKey, view, words
+from anychip_sdk.contract import AttentionSpec, Batch, Bucket, KVDType, Layer, MoESpec, SampleKind, StepKey, view, words
 from anychip_sdk.kits.solo import Solo
+from anychip_sdk.kits.torch.scaled import FORMATS, Pages, ScaledPages
 from anychip_sdk.kits.torch.weights import Weight
 from anychip_sdk.kits.triton import Recorder, Tiles, TritonOps
 from anychip_sdk.kits.triton.attention import Static
@@ -29,6 +30,12 @@ KINDS = {
 
 def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def pages(kept: KVDType, dtype: torch.dtype, shape: tuple[int, ...]) -> Pages:
+    if kept in FORMATS:
+        return ScaledPages(empty(*shape, dtype=FORMATS[kept]), empty(*shape[:-1], dtype=torch.float32))
+    return empty(*shape, dtype=dtype)
 
 
 def batch_of(key: StepKey) -> Batch:
@@ -58,6 +65,8 @@ class Variants:
         for kind in ("window", "softcap"):
             self._attention(torch.bfloat16, KINDS[kind], (32, 8), kind)
         self._attention(torch.bfloat16, replace(KINDS["softcap"], head_dim=256), (32, 8), "softcap")
+        for kept in FORMATS:
+            self._attention(torch.bfloat16, KINDS["plain"], (32, 8), kept, kept)
         self._sampling()
 
     def _keep(self, *label: object) -> None:
@@ -69,9 +78,12 @@ class Variants:
                 self.programs[" ".join(map(str, (launch.kernel.__name__, *label)))] = made
         self._recorder.launches.clear()
 
-    def _attention(self, dtype: torch.dtype, spec: AttentionSpec, heads: tuple[int, int], kind: str = "") -> None:
+    def _attention(
+        self, dtype: torch.dtype, spec: AttentionSpec, heads: tuple[int, int], kind: str = "", kept: KVDType = "float32"
+    ) -> None:
+        """kept: of the formats with scales; any other stands for `dtype`."""
         (H, K), D, layer = heads, spec.head_dim, Layer(spec, 0)
-        kv = [tuple([empty(100, K, PAGE, D, dtype=dtype)] for _ in "kv")]
+        kv = [tuple([pages(kept, dtype, (100, K, PAGE, D))] for _ in "kv")]
         label = (str(dtype)[6:], f"{H}/{K} x {D}", *([kind] if kind else []))
         for name, static in (("decode", Static(True, False, True)), ("prefill", Static(False, True, False))):
             key = StepKey(Bucket(TOKENS, TOKENS, 256, TOKENS, name == "decode"), static=static)

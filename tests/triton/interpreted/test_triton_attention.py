@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from anychip_sdk.contract import AttentionSpec, ContractError, Layer, NotSupported, WeightSpec
+from anychip_sdk.kits.torch.scaled import FORMATS, ScaledPages, scaled
 from numpy_batches import ragged
 from torch_cases import DECODES, ORACLE, PREFILLS, AttentionCase, both, close, draw, on_device, wide
 from triton_device import DTYPES, TILES, triton_device
@@ -52,6 +53,37 @@ def test_more_heads_of_one_kv_head_than_a_tile_has_rows():
 def test_dtypes_widths_and_values_of_another_width(dtype, head_dim):
     spec = AttentionSpec(head_dim=head_dim, scale=head_dim**-0.5, softcap=2.0, window=9)
     Case(DECODES[:3] + LONG[:1] + PREFILLS[:3], spec, dtype=dtype, Dv=6).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", ["int8", "fp8"])
+def test_pages_in_8_bits(kept, dtype):
+    """Chunks and tiles, full and masked, and values of another width; scales of masked places are NaN too."""
+    for name in ("plain", "softcap and window"):
+        Case([*DECODES[:3], *LONG, *PREFILLS], SPECS[name], dtype=dtype, kept=kept, Dv=6).check()
+    Case([(63, 1), (20, 30)], SPECS["plain"], dtype=dtype, kept=kept, H=10, K=1, size=16).check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", ["int8", "fp8"])
+def test_what_is_kept_in_8_bits(kept, dtype):
+    """The numbers and scales of the torch kit, after norm and rotation; zeros, NaN and vectors of any magnitude."""
+    T, K, D, Dv = 8, 10, 12, 6
+    layer = Layer(AttentionSpec(head_dim=D, scale=0.5, eps=1e-2), 0)
+    k, v = draw(T, K, D, dtype=dtype), draw(T, K, Dv, dtype=dtype, seed=2)
+    sizes = torch.tensor([0, 1e-6, 1e-3, 1, 60, 3e4, 1, 1]).to(k.dtype)[:, None, None]
+    k, v = k * sizes, v * sizes
+    k[6, 3, 5] = v[7, 2, 1] = torch.nan
+    kind = FORMATS[kept]
+    kv = [tuple([ScaledPages(torch.zeros(4, K, 4, d).to(kind), torch.zeros(4, K, 4))] for d in (D, Dv))]
+    ATTENTION.write(k, v, kv, on_device(DEVICE, ragged([(0, T)], [[2, 1]], 4)), layer)
+    for (stored,), new in zip(kv[0], (k, v), strict=True):
+        numbers, scales = (x.transpose(1, 2)[[2] * 4 + [1] * 4, [0, 1, 2, 3] * 2] for x in stored)
+        wanted, wanted_scales = scaled(new, kind)
+        whole = wanted_scales.isfinite()
+        assert scales[whole].equal(wanted_scales[whole])
+        assert scales[~whole].isnan().all()
+        assert numbers.float()[whole].equal(wanted.float()[whole])
 
 
 def test_a_result_does_not_depend_on_the_batch():

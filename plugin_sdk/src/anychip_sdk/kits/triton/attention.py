@@ -12,9 +12,11 @@ from torch import Tensor
 from anychip_sdk.contract import AttentionSpec, Batch, Layer
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import TorchAttention
+from anychip_sdk.kits.torch.scaled import Pages, cells
 from anychip_sdk.kits.torch.weights import Weight
 from anychip_sdk.kits.triton.kernels.attention import attention_kernel, merge_kernel, plan_kernel
 from anychip_sdk.kits.triton.kernels.common import search_rounds
+from anychip_sdk.kits.triton.kernels.narrow import numbers_of
 from anychip_sdk.kits.triton.kernels.prepare import prepare
 from anychip_sdk.kits.triton.launch import Launcher
 from anychip_sdk.kits.triton.tiles import Tile, Tiles, attention_tile, head_block
@@ -59,9 +61,9 @@ def exponents(spec: AttentionSpec) -> tuple[float, float]:
 
 
 class TritonAttention(TorchAttention):
-    """In float32, bfloat16 and float16, with K and V in any of them; the dots take q's dtype. A batch's key says
-    whether sequences decode and prefill, and nothing about lengths: pieces of work are found on the device, so a
-    captured step serves every batch of its bucket."""
+    """In float32, bfloat16 and float16, with K and V in any of them, in int8 or in fp8; the dots take q's dtype. A
+    batch's key says whether sequences decode and prefill, and nothing about lengths: pieces of work are found on the
+    device, so a captured step serves every batch of its bucket."""
 
     def __init__(self, launch: Launcher, tiles: Tiles) -> None:
         self._launch, self._tiles = launch, tiles
@@ -113,10 +115,11 @@ class TritonAttention(TorchAttention):
         T, H, _ = q.shape
         static: Static = batch.key.static  # type: ignore[assignment]  # what `plan` returned
         make = torch.zeros if static.padded else torch.empty
-        out = make(T, H, values.shape[-1], dtype=q.dtype, device=q.device)
+        width = cells(values).shape[-1]
+        out = make(T, H, width, dtype=q.dtype, device=q.device)
         if T == 0:
-            return out.view(0, H * values.shape[-1])
-        shape = self._shape(q, keys)
+            return out.view(0, H * width)
+        shape = self._shape(q, cells(keys))
         work = self._work(batch, spec, shape)
         if static.decodes:
             self._decode(q, keys, values, out, batch, spec, shape, work)
@@ -149,8 +152,8 @@ class TritonAttention(TorchAttention):
     def _decode(
         self,
         q: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: Pages,
+        values: Pages,
         out: Tensor,
         batch: Batch,
         spec: AttentionSpec,
@@ -158,14 +161,14 @@ class TritonAttention(TorchAttention):
         work: Work,
     ) -> None:
         H, B, chunk = q.shape[1], len(batch.seq_lens), self._tiles.chunk
-        most = triton.cdiv(batch.page_table.shape[2] * keys.shape[2], chunk)  # chunks of one sequence
+        most = triton.cdiv(batch.page_table.shape[2] * cells(keys).shape[2], chunk)  # chunks of one sequence
+        width = cells(values).shape[-1]
         if spec.window is not None:
             most = min(most, (spec.window - 1) // chunk + 2)
-        partial = torch.empty(B * most, H, values.shape[-1], dtype=torch.float32, device=q.device)
+        partial = torch.empty(B * most, H, width, dtype=torch.float32, device=q.device)
         lse = torch.empty(B * most, H, dtype=torch.float32, device=q.device)
         pieces = min(B * most, self._tiles.programs)
         self._run(q, keys, values, partial, lse, batch, spec, shape, work.decode_ends, pieces)
-        width = values.shape[-1]
         self._launch(
             merge_kernel, (B, H), partial, lse, out, work.decode_ends, batch.query_start,
             DV=width, BLOCK_DV=head_block(width),
@@ -174,8 +177,8 @@ class TritonAttention(TorchAttention):
     def _run(
         self,
         q: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: Pages,
+        values: Pages,
         out: Tensor,
         lse: Tensor | None,
         batch: Batch,
@@ -187,14 +190,18 @@ class TritonAttention(TorchAttention):
         """lse: of the partial results of decode; None for prefill."""
         split = lse is not None
         tile = shape.decode if split else shape.prefill
-        K, D, DV = keys.shape[1], q.shape[2], values.shape[-1]
+        (k, k_scales), (v, v_scales) = numbers_of(keys), numbers_of(values)
+        K, D, DV = k.shape[1], q.shape[2], v.shape[-1]
         group = q.shape[1] // K
         table = batch.page_table[spec.group]
+        # Numbers of 8 bits are widened in registers, which then hold fewer.
+        columns = tile.columns if k_scales is None else max(16, tile.columns // 2)
         self._launch(
-            attention_kernel, (pieces, K), q, keys, values, out, lse, table, ends, batch.query_start, batch.seq_lens,
-            table.stride(0), len(ends) - 1, search_rounds(len(ends)), spec.window or NO_WINDOW, *exponents(spec),
+            attention_kernel, (pieces, K), q, k, v, k_scales, v_scales, out, lse, table, ends, batch.query_start,
+            batch.seq_lens, table.stride(0), len(ends) - 1, search_rounds(len(ends)), spec.window or NO_WINDOW,
+            *exponents(spec),
             SPLIT=split, CHUNK=self._tiles.chunk, TOKENS=1 if split else shape.tokens, GROUP=group,
             WINDOWED=spec.window is not None, CAPPED=spec.softcap is not None, AHEAD=tile.stages > 1, D=D, DV=DV,
-            PAGE=keys.shape[2], ROWS=shape.rows if split else max(16, triton.next_power_of_2(shape.tokens * group)),
-            COLUMNS=tile.columns, BLOCK_D=head_block(D), BLOCK_DV=head_block(DV), warps=tile.warps, stages=tile.stages,
+            PAGE=k.shape[2], ROWS=shape.rows if split else max(16, triton.next_power_of_2(shape.tokens * group)),
+            COLUMNS=columns, BLOCK_D=head_block(D), BLOCK_DV=head_block(DV), warps=tile.warps, stages=tile.stages,
         )  # fmt: skip

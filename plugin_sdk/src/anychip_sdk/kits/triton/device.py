@@ -18,6 +18,7 @@ from anychip_sdk.contract import (
     DeviceError,
     DeviceInfo,
     DType,
+    KVDType,
     OutOfMemory,
     Sampled,
     Shapes,
@@ -36,6 +37,7 @@ from anychip_sdk.kits.triton.launch import Launcher
 from anychip_sdk.kits.triton.uploads import CopyStream, Uploads
 
 DTYPES: tuple[DType, ...] = ("bfloat16", "float16", "float32")
+KV_DTYPES: tuple[KVDType, ...] = (*DTYPES, "int8", "fp8")
 
 
 class TritonDevice(TorchDevice):
@@ -53,7 +55,7 @@ class TritonDevice(TorchDevice):
         """copies: what weights are brought over by; None where the device shares the host's memory."""
         claims = Capabilities(
             weight_dtypes=DTYPES,
-            kv_dtypes=DTYPES,
+            kv_dtypes=KV_DTYPES,
             page_sizes=PAGE_SIZES,
             sliding_window=True,
             softcap=True,
@@ -68,7 +70,7 @@ class TritonDevice(TorchDevice):
             self._join = Uploads(copies)
         self._graphs = graphs
         self._launcher = Launcher()
-        self.allocator = TritonAllocator(self._launcher, self._device, DTYPES)
+        self.allocator = TritonAllocator(self._launcher, self._device, KV_DTYPES)
 
     def bucket(self, exact: Bucket) -> Bucket:
         return decode_bucket(exact) or exact

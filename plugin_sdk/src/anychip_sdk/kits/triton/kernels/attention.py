@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from anychip_sdk.kits.triton.kernels.common import owner, tanh
+from anychip_sdk.kits.triton.kernels.narrow import widen, widened
 
 _VIEWS = ["table", "starts", "lengths", "counts", "ends", "decode_ends", "prefill_ends"]
 """Views of one buffer: their alignment differs from key to key and must not ask for another program."""
@@ -52,10 +53,17 @@ def pages_of(pages: tl.tensor, start: int, end: int, PAGE: tl.constexpr, COLUMNS
 
 
 @triton.jit
+def scales_of(scales: tl.tensor, place: tl.tensor, there: tl.tensor, MASKED: tl.constexpr) -> Any:
+    return tl.load(scales + place, mask=there, other=0.0) if MASKED else tl.load(scales + place)
+
+
+@triton.jit
 def attend_block(
     q: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
+    key_scales: tl.tensor,
+    value_scales: tl.tensor,
     page: tl.tensor,
     position: tl.tensor,
     start: int,
@@ -87,10 +95,12 @@ def attend_block(
     there = (n >= low) & (n < end)  # other places of the pages may hold NaN
     place = (page.to(tl.int64) * kv_heads + head) * PAGE + n % PAGE
     if MASKED or BLOCK_D != D:
-        k = tl.load(keys + place[None, :] * D + d[:, None], mask=there[None, :] & (d[:, None] < D), other=0.0)
+        k = tl.load(keys + place[None, :] * D + d[:, None], mask=there[None, :] & (d[:, None] < D), other=0)
     else:
         k = tl.load(keys + place[None, :] * D + d[:, None])
-    scores = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
+    scores = tl.dot(q, widen(k, q.dtype), input_precision="ieee") * scale
+    if key_scales is not None:
+        scores *= widened(scales_of(key_scales, place, there, MASKED), k.dtype)[None, :]
     if CAPPED:
         scores = softcap * tanh(scores)
     if MASKED:
@@ -103,11 +113,13 @@ def attend_block(
     p = tl.exp2(scores - base[:, None])
     shrink = tl.exp2(best - base)
     if MASKED or BLOCK_DV != DV:
-        v = tl.load(values + place[:, None] * DV + dv[None, :], mask=there[:, None] & (dv[None, :] < DV), other=0.0)
+        v = tl.load(values + place[:, None] * DV + dv[None, :], mask=there[:, None] & (dv[None, :] < DV), other=0)
     else:
         v = tl.load(values + place[:, None] * DV + dv[None, :])
     total = total * shrink + tl.sum(p, axis=1)
-    out = tl.dot(p.to(q.dtype), v.to(q.dtype), out * shrink[:, None], input_precision="ieee")
+    if value_scales is not None:
+        p *= widened(scales_of(value_scales, place, there, MASKED), v.dtype)[None, :]
+    out = tl.dot(p.to(q.dtype), widen(v, q.dtype), out * shrink[:, None], input_precision="ieee")
     return out, total, largest
 
 
@@ -116,6 +128,8 @@ def attend_tile(
     q: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
+    key_scales: tl.tensor,
+    value_scales: tl.tensor,
     pages: tl.tensor,
     position: tl.tensor,
     begin: int,
@@ -140,8 +154,8 @@ def attend_tile(
 ) -> Any:
     """q: [ROWS, BLOCK_D], whose row at `position` sees the places max(low, position - window + 1) to position, of
     those below `end`; with CLEAR, all rows see those from `begin` to `clear`. pages: this sequence's row of the page
-    table. begin, clear: multiples of COLUMNS. scale, softcap: made for the base 2. AHEAD: where loads are pipelined;
-    without a pipeline it would only take registers.
+    table. *_scales: None, or the scale of each vector of the pages. begin, clear: multiples of COLUMNS. scale, softcap:
+    made for the base 2. AHEAD: where loads are pipelined; without a pipeline it would only take registers.
     -> sum of p * v [ROWS, BLOCK_DV], sum of p [ROWS], largest score [ROWS], all relative to it, to base 2."""
     best = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
@@ -155,8 +169,8 @@ def attend_tile(
             else:
                 page = pages_of(pages, start, end, PAGE, COLUMNS)
             out, total, best = attend_block(
-                q, keys, values, page, position, start, low, end, window, head, kv_heads, scale, softcap,
-                out, total, best, False, WINDOWED, CAPPED, D, DV, PAGE, COLUMNS,
+                q, keys, values, key_scales, value_scales, page, position, start, low, end, window, head, kv_heads,
+                scale, softcap, out, total, best, False, WINDOWED, CAPPED, D, DV, PAGE, COLUMNS,
             )  # fmt: skip
             if AHEAD:
                 page = ahead
@@ -167,8 +181,8 @@ def attend_tile(
         else:
             page = pages_of(pages, start, end, PAGE, COLUMNS)
         out, total, best = attend_block(
-            q, keys, values, page, position, start, low, end, window, head, kv_heads, scale, softcap,
-            out, total, best, True, WINDOWED, CAPPED, D, DV, PAGE, COLUMNS,
+            q, keys, values, key_scales, value_scales, page, position, start, low, end, window, head, kv_heads,
+            scale, softcap, out, total, best, True, WINDOWED, CAPPED, D, DV, PAGE, COLUMNS,
         )  # fmt: skip
         if AHEAD:
             page = ahead
@@ -180,6 +194,8 @@ def attention_kernel(
     q: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
+    key_scales: tl.tensor,
+    value_scales: tl.tensor,
     out: tl.tensor,
     lse: tl.tensor,
     table: tl.tensor,
@@ -242,9 +258,9 @@ def attention_kernel(
         line = (start + token).to(tl.int64) * (kv_heads * GROUP) + h
         x = tl.load(q + line[:, None] * D + d[None, :], mask=live[:, None] & (d[None, :] < D), other=0.0)
         acc, total, best = attend_tile(
-            x, keys, values, table + seq.to(tl.int64) * table_stride, length - new + token, begin, clear, low, end,
-            window, head, kv_heads, scale, softcap, WINDOWED, CAPPED, AHEAD and not SPLIT and not WINDOWED, AHEAD,
-            D, DV, PAGE, ROWS, COLUMNS, BLOCK_DV,
+            x, keys, values, key_scales, value_scales, table + seq.to(tl.int64) * table_stride,
+            length - new + token, begin, clear, low, end, window, head, kv_heads, scale, softcap, WINDOWED, CAPPED,
+            AHEAD and not SPLIT and not WINDOWED, AHEAD, D, DV, PAGE, ROWS, COLUMNS, BLOCK_DV,
         )  # fmt: skip
         total = tl.where(total == 0.0, 1.0, total)  # rows of nobody
         y = acc / total[:, None]

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from anychip_sdk.kits.torch.scaled import Pages
+from anychip_sdk.kits.triton.kernels.narrow import narrow, numbers_of, vector_scale
 from anychip_sdk.kits.triton.launch import Launcher
 
 HEADS = 8
@@ -18,6 +20,7 @@ def turn_heads(
     source: tl.tensor,
     target: tl.tensor,
     target_stride: int,
+    scales: tl.tensor,
     first: int,
     cosine: tl.tensor,
     sine: tl.tensor,
@@ -29,7 +32,8 @@ def turn_heads(
     HEADS: tl.constexpr,
 ) -> None:
     """Heads first..first + HEADS of one token, of which there are COUNT. weight: [D] float32 or None (no norm);
-    cosine, sine: [D] float32 of this token, the first half of the sines negated, or None (no rotation)."""
+    cosine, sine: [D] float32 of this token, the first half of the sines negated, or None (no rotation). scales: None,
+    or where the scale of each head goes, target_stride // D apart."""
     h = first + tl.arange(0, HEADS)[:, None]
     i = tl.arange(0, HALF)[None, :]
     live = (h < COUNT) & (i < D // 2)
@@ -44,6 +48,11 @@ def turn_heads(
         c = tl.load(cosine + i, mask=i < D // 2, other=0.0)
         s = tl.load(sine + D // 2 + i, mask=i < D // 2, other=0.0)
         a, b = a * c - b * s, b * c + a * s
+    if scales is not None:
+        a, b = a.to(source.dtype.element_ty).to(tl.float32), b.to(source.dtype.element_ty).to(tl.float32)
+        scale = vector_scale(tl.maximum(tl.abs(a), tl.abs(b)), target.dtype.element_ty)
+        tl.store(scales + h * (target_stride // D), scale[:, None], mask=h < COUNT)
+        a, b = narrow(a, scale, target.dtype.element_ty), narrow(b, scale, target.dtype.element_ty)
     tl.store(target + h * target_stride + i, a.to(target.dtype.element_ty), mask=live)
     tl.store(target + h * target_stride + D // 2 + i, b.to(target.dtype.element_ty), mask=live)
 
@@ -56,6 +65,8 @@ def prepare_kernel(
     out: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
+    key_scales: tl.tensor,
+    value_scales: tl.tensor,
     slots: tl.tensor,
     cosine: tl.tensor,
     sine: tl.tensor,
@@ -87,19 +98,26 @@ def prepare_kernel(
     if H > 0:  # noqa: SIM102 - known when this is compiled: without q there is nothing to compile below
         if part < q_parts:
             turn_heads(
-                q + token * q_stride, out + token * (H * D), D, part * HEADS, cosine, sine, q_weight, eps,
+                q + token * q_stride, out + token * (H * D), D, None, part * HEADS, cosine, sine, q_weight, eps,
                 H, D, HALF, HEADS,
             )  # fmt: skip
+    if key_scales is not None:
+        key_scales += place
     if (part >= q_parts) & (part < q_parts + k_parts):
         turn_heads(
-            k + token * k_stride, keys + place * D, PAGE * D, (part - q_parts) * HEADS, cosine, sine, k_weight, eps,
-            K, D, HALF, HEADS,
+            k + token * k_stride, keys + place * D, PAGE * D, key_scales, (part - q_parts) * HEADS, cosine, sine,
+            k_weight, eps, K, D, HALF, HEADS,
         )  # fmt: skip
     if part >= q_parts + k_parts:
         h = (part - q_parts - k_parts) * HEADS + tl.arange(0, HEADS)[:, None]
         i = tl.arange(0, WIDE)[None, :]
         live = (h < K) & (i < DV)
-        x = tl.load(v + token * v_stride + h * DV + i, mask=live)
+        x = tl.load(v + token * v_stride + h * DV + i, mask=live, other=0.0)
+        if value_scales is not None:
+            x = x.to(tl.float32)
+            scale = vector_scale(tl.abs(x), values.dtype.element_ty)
+            tl.store(value_scales + place + h * PAGE, scale[:, None], mask=h < K)
+            x = narrow(x, scale, values.dtype.element_ty)
         tl.store(values + place * DV + h * (PAGE * DV) + i, x.to(values.dtype.element_ty), mask=live)
 
 
@@ -108,8 +126,8 @@ def prepare(
     q: Tensor | None,
     k: Tensor,
     v: Tensor,
-    keys: Tensor,
-    values: Tensor,
+    keys: Pages,
+    values: Pages,
     slots: Tensor,
     *,
     angles: tuple[Tensor, Tensor] | None = None,
@@ -119,6 +137,7 @@ def prepare(
 ) -> Tensor | None:
     """q: [T, H*D] or None, k: [T, K*D], v: [T, K*Dv]; keys, values: [pages, K, page_size, .] take k and v at
     slots [T] (page * page_size + offset). angles: as the torch kit makes them, [T, 1, D] each. -> q [T, H, D]."""
+    (keys, key_scales), (values, value_scales) = numbers_of(keys), numbers_of(values)
     q = None if q is None else _with_runs(q)
     k, v = _with_runs(k), _with_runs(v)
     K, page, D = keys.shape[1:]
@@ -129,8 +148,8 @@ def prepare(
     parts = triton.cdiv(H, HEADS) + 2 * triton.cdiv(K, HEADS)
     strides = 0 if q is None else q.stride(0), k.stride(0), v.stride(0)
     launch(
-        prepare_kernel, (T, parts), q, k, v, out, keys, values, slots, cosine, sine, q_weight, k_weight,
-        *strides, eps, H=H, K=K, D=D, DV=DV, PAGE=page, HALF=triton.next_power_of_2(D // 2),
+        prepare_kernel, (T, parts), q, k, v, out, keys, values, key_scales, value_scales, slots, cosine, sine,
+        q_weight, k_weight, *strides, eps, H=H, K=K, D=D, DV=DV, PAGE=page, HALF=triton.next_power_of_2(D // 2),
         WIDE=triton.next_power_of_2(DV), HEADS=HEADS,
     )  # fmt: skip
     return out
