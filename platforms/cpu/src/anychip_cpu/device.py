@@ -15,6 +15,7 @@ from anychip_sdk.contract import (
     DeviceInfo,
     DType,
     NotSupported,
+    Pending,
     Reader,
     Step,
     StepKey,
@@ -33,7 +34,7 @@ from anychip_cpu.launch import Launcher
 from anychip_cpu.native import kernels
 from anychip_cpu.onednn_ops import DTYPES, CpuOps
 from anychip_cpu.quantized import FORMATS, IntExperts, TiedWeight
-from anychip_cpu.recording import Recordings
+from anychip_cpu.recording import Recordings, UnrecordableError
 from anychip_cpu.stored import maker, restore, store
 
 
@@ -65,16 +66,22 @@ class CpuDevice(TorchDevice):
         return exact if self._recordings is None else recorded_bucket(exact) or exact
 
     def compile(self, step: Step, key: StepKey) -> Compiled:
-        recordings = self._recordings
+        recordings, eager = self._recordings, super().compile(step, key)
         if recordings is None or recorded_bucket(key.bucket) != key.bucket:
-            return super().compile(step, key)
+            return eager
+        unrecordable = False
 
         @torch.inference_mode()
-        def launch(weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> tuple[TorchPending, Any, Any]:
+        def launch(weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> tuple[Pending, Any, Any]:
+            nonlocal unrecordable
             try:
-                return TorchPending(recordings.run(step, key, weights, kv, state, buffer)), kv, state
+                if not unrecordable:
+                    return TorchPending(recordings.run(step, key, weights, kv, state, buffer)), kv, state
+            except UnrecordableError:
+                unrecordable = True
             except (RuntimeError, IndexError, ValueError, MemoryError) as error:
                 raise as_contract_error(error) from error
+            return eager(weights, kv, state, buffer)
 
         return launch
 

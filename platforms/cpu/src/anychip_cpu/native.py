@@ -215,6 +215,10 @@ class Stretch:
         self._held.append(arguments)
         self._commands.append(Command(kernel, addressof(arguments)))
 
+    def kernels(self) -> list[tuple[int, Structure]]:
+        """In order, with their arguments."""
+        return [(command.kernel, work) for command, work in zip(self._commands, self._held, strict=True)]
+
     def __call__(self) -> None:
         found = library()
         assert found is not None  # or there would be no kernel

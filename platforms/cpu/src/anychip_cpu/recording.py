@@ -33,6 +33,11 @@ Source = Callable[[], Any]
 """Makes an argument of a kit function for the step at hand."""
 
 
+class UnrecordableError(DeviceError):
+    """A replay could not give what the step gave: it used something that neither its batch nor the device's ops made,
+    or it does not work in place."""
+
+
 class Recordings:
     """Of all steps of a device, by their keys."""
 
@@ -43,7 +48,7 @@ class Recordings:
 
     def run(self, step: Step, key: StepKey, weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> Sampled:
         """Replays the step, or records it. What was recorded over another cache, state or set of weights is recorded
-        anew; what fails while it is recorded is not kept."""
+        anew; what fails while it is recorded is not kept. Raises UnrecordableError."""
         recording = self._kept.get((step, key))
         if recording is not None and recording.serves(weights, kv, state):
             self._kept.move_to_end((step, key))
@@ -56,6 +61,10 @@ class Recordings:
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return sampled
+
+    def last(self, wanted: Callable[[StepKey], bool]) -> Recording:
+        """The one used last whose key is wanted; for measurements. Raises StopIteration where there is none."""
+        return next(recording for (_, key), recording in reversed(self._kept.items()) if wanted(key))
 
     def forget(self) -> None:
         self._kept.clear()
@@ -73,10 +82,7 @@ class Recording:
         self._buffer = np.zeros(words(key, shapes), np.int32)
         self._batch = view(torch.from_numpy(self._buffer), key, shapes)
         self._counts = self._buffer[:4]
-        self._fields = {
-            (x.data_ptr(), x.shape): (name, kind) for kind, names in FIELDS.items() for name in names
-            for x in [getattr(self._batch, name)]
-        }  # fmt: skip
+        self._fields = {name: kind for kind, names in FIELDS.items() for name in names}
         self._kinds: dict[int, int] = {}  # by the storage's address, of what the ops made
         self._calls: list[Stretch | Callable[[], None]] = []
         self._threads = torch.get_num_threads()
@@ -84,8 +90,7 @@ class Recording:
         self._sampled = Sampled(torch.empty(0))
 
     def record(self, weights: Any, kv: Any, state: Any, buffer: np.ndarray, launch: Launcher) -> Sampled:
-        """Raises what the ops raise; the recording is of no use then. Raises DeviceError where the step gives back
-        another cache or state: a recording works in place."""
+        """Raises what the ops raise, and UnrecordableError; the recording is of no use then."""
         self._buffer[:] = buffer
         launch.recorder = self
         try:
@@ -93,10 +98,13 @@ class Recording:
         finally:
             launch.recorder = None
         if after is not kv or state_after is not state:
-            raise DeviceError("the step gave back another KV cache or state; a recorded step works in place")
+            raise UnrecordableError("a step gave back another KV cache or state")
         self._over = (weights, kv, state)
         self._sampled = Sampled(**{name: x if x is None else self._alias(x) for name, x in vars(sampled).items()})
         return self._result()
+
+    def stretches(self) -> list[Stretch]:
+        return [call for call in self._calls if isinstance(call, Stretch)]
 
     def serves(self, weights: Any, kv: Any, state: Any) -> bool:
         return all(a is b for a, b in zip(self._over, (weights, kv, state), strict=True))
@@ -161,28 +169,37 @@ class Recording:
         bucket = self._batch.key.bucket
         rows = {TOKENS: bucket.tokens, SEQUENCES: bucket.seqs, ROWS: bucket.rows}[kind]
         if len(x) != self._counts[kind]:
-            raise DeviceError(f"an op gave {len(x)} rows for {self._counts[kind]}; such a step cannot be recorded")
+            raise UnrecordableError(f"an op gave {len(x)} rows for {self._counts[kind]}")
         room = self._pool.empty((rows, *x.shape[1:]), x.dtype)
         self._kinds[room.untyped_storage().data_ptr()] = kind
         return room
 
     def _alias(self, x: Tensor) -> Tensor:
+        """The same numbers, for as long as the recording lives."""
         again = self._pool.again(x)
-        if again is None:
-            raise DeviceError("a recorded step gave back a tensor that no op of the device made")
-        return again
+        if again is None and self._field(x) is None:
+            raise UnrecordableError("a step gave back a tensor that no op of the device made")
+        return x if again is None else again
+
+    def _field(self, x: Tensor) -> str | None:
+        """Which array of the batch x is, or is a part of."""
+        for name in self._fields:
+            array = getattr(self._batch, name)
+            if x.numel() and array.data_ptr() <= x.data_ptr() < array.data_ptr() + array.nbytes:
+                return name
+        return None
 
     def _known(self, x: Tensor) -> int | None:
         """Which of the counts says how many rows of x are real; None for what does not come from the batch."""
         if self._pool.again(x) is not None:
             return self._kinds.get(x.untyped_storage().data_ptr())
-        _, kind = self._fields.get((x.data_ptr(), x.shape), ("", None))
-        return kind
+        name = self._field(x)
+        return None if name is None else self._fields[name]
 
     def _kind(self, x: Tensor) -> int:
         kind = self._known(x)
         if kind is None:
-            raise DeviceError("an op was given a tensor that no op of the device made; a recorded step cannot renew it")
+            raise UnrecordableError("an op was given a tensor that no op of the device made")
         return kind
 
     def _source(self, value: Any) -> Source:
@@ -194,12 +211,10 @@ class Recording:
         if not isinstance(value, Tensor):
             return lambda: value
         again, kind = self._pool.again(value), self._known(value)
-        if again is not None and kind is not None:
-            return lambda: again[: self._counts[kind]]
-        if kind is not None:
-            name, _ = self._fields[value.data_ptr(), value.shape]
-            return lambda: getattr(self._real_batch(), name)
-        return lambda: value
+        if kind is None:
+            return lambda: value
+        x = value if again is None else again
+        return lambda: x[: self._counts[kind]]
 
     def _real_batch(self) -> Batch:
         """The batch at its exact shapes, begun. Made when the first kit function of a step asks."""
