@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ DEMO = ("generate", "--model", "demo", "--temperature", "0", "--max-tokens", "8"
 PROMPT = "Return a list"
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     """Standard output of a command that has to succeed."""
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
     return done.stdout
 
@@ -33,8 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def wheel(folder: Path, name: str) -> Path:
-    (found,) = (folder / "dist").glob(f"{name}-*.whl")
+def wheel(folder: Path, name: str, place: str = "dist") -> Path:
+    (found,) = (folder / place).glob(f"{name}-*.whl")
     return found
 
 
@@ -88,3 +91,21 @@ def test_with_the_extra_the_demo_runs_on_the_cpu(folder):
         "numpy",
     ]
     run(programs / "python", "-m", "pip", "check", cwd=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the index may be far away
+def test_without_a_compiler_it_installs_and_says_what_is_missing(folder):
+    # A build folder of the checkout's would remember the compiler.
+    shutil.copytree(ROOT / "platforms/cpu", folder / "source", ignore=shutil.ignore_patterns("build"))
+    none = {**os.environ, "PATH": str(folder / "nothing"), "CC": "/no/cc", "CXX": "/no/c++"}
+    python = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "plain", folder / "source")
+    run(*python, cwd=folder, env=none)
+    made = wheel(folder, "anychip_cpu", "plain")
+    with zipfile.ZipFile(made) as file:
+        assert not any(name.endswith(".so") for name in file.namelist())
+    programs = install(folder, "uncompiled", str(wheel(folder, "anychip")), str(made))
+    found = run(programs / "anychip", "devices", "-v", cwd=folder)
+    assert "kernels: missing: no C++ compiler was found" in found
+    assert "install g++ or clang++, then anychip-cpu again" in found
+    assert run(programs / "anychip", *DEMO, "--device", "cpu", PROMPT, cwd=folder).startswith(PROMPT)

@@ -100,6 +100,18 @@ def test_threads():
         CpuPlatform().open(1)
 
 
+@pytest.mark.parametrize(
+    ("limit", "threads"), [("max 100000", None), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", None)]
+)
+def test_a_cgroups_share_of_time_bounds_the_threads(tmp_path, monkeypatch, limit, threads):
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    monkeypatch.setattr(platform, "CPU_MAX", tmp_path / "cpu.max")
+    before = torch.get_num_threads()
+    CpuPlatform().open()
+    assert torch.get_num_threads() == (threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(before)
+
+
 def test_claims():
     device = CpuPlatform().open(threads=1)
     claims = device.capabilities
@@ -194,3 +206,10 @@ def test_a_library_of_other_sources_is_refused(monkeypatch, size):
             CpuPlatform().open(threads=1)
     finally:
         native.library.cache_clear()
+
+
+def test_missing_kernels_are_named_with_what_mends_it(monkeypatch):
+    monkeypatch.setattr(platform, "library_path", lambda: None)
+    kernels = CpuPlatform().probe().devices[0].details["kernels"]
+    assert kernels.startswith("missing: no C++ compiler was found")
+    assert "install g++ or clang++, then anychip-cpu again" in kernels

@@ -6,15 +6,13 @@ import os
 from collections.abc import Mapping
 from ctypes import CDLL, POINTER, Structure, addressof, c_char_p, c_float, c_int64, c_void_p, sizeof
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from anychip_sdk.contract import DeviceError
 
-import anychip_cpu
+from anychip_cpu.library import library_path
 
-LIBRARY = "_kernels.so"
 FORCED = "ANYCHIP_CPU_ISA"
 """Environment variable that names the instruction set to use, for tests and comparisons: one of `isas()`, or NONE."""
 
@@ -28,9 +26,6 @@ HEAD_MAX = 256
 INPUT_GROUP = 128
 """ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS, the most query heads of one KV head, ANYCHIP_HEAD_MAX and
 ANYCHIP_INPUT_GROUP, of the header."""
-
-BUILT = "ANYCHIP_CPU_LIBRARY"
-"""Environment variable that names another build of the library, with the sanitizers for instance."""
 
 _P, _N, _F = c_void_p, c_int64, c_float
 
@@ -126,15 +121,6 @@ class Kernels(Structure):
 
     def __getattr__(self, name: str) -> int:
         raise AttributeError(f"there is no kernel {name}")  # the fields are found before this is asked
-
-
-def library_path() -> Path | None:
-    """The library, where the platform was installed with a compiler at hand or from a wheel that has it."""
-    if os.environ.get(BUILT):
-        return Path(os.environ[BUILT])
-    # An editable install keeps it apart from the sources, so every place of the package is looked at.
-    places = (Path(place) / LIBRARY for place in anychip_cpu.__path__)
-    return next((path for path in places if path.is_file()), None)
 
 
 @cache

@@ -15,7 +15,7 @@ from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.kernel_ops import PackedWeight
-from anychip_cpu.native import library_path
+from anychip_cpu.library import library_path
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight
 
 CLASSES: dict[str, type[Weight]] = {
