@@ -22,7 +22,7 @@ from anychip_cpu.platform import CpuPlatform
 from anychip_sdk.contract import QUANT_FORMATS, WeightSpec
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 256)
-FORMATS = ("float32", "bfloat16", "int8", "int8-g64", "int4-g32", "int4-g64", "int4-g128")
+FORMATS = ("float32", "bfloat16", "float16", "int8", "int8-g64", "int4-g32", "int4-g64", "int4-g128")
 READ = 150_000_000  # bytes of weights that are walked through
 SECONDS = 0.4  # for each figure
 
@@ -59,7 +59,7 @@ def measure(device: Any, name: str, outputs: int, inputs: int) -> None:
     handles = weights(device, name, outputs, inputs)
     walk, read = cycle(handles), size(handles[0])
     for rows in ROWS:
-        x = torch.randn(rows, inputs, dtype=torch.bfloat16 if name == "bfloat16" else torch.float32)
+        x = torch.randn(rows, inputs, dtype=torch.float32 if name in QUANT_FORMATS else getattr(torch, name))
 
         def run(x: torch.Tensor = x) -> None:
             for _ in range(4):

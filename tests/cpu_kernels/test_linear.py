@@ -14,7 +14,7 @@ def ops(device):
     return device.ops
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
 def dtype(request):
     return request.param
 
@@ -28,7 +28,7 @@ def weight(outputs, inputs, dtype=torch.float32, *, bias=True):
 def error_bound(x, w, expected):
     """Of a float32 sum in any order: inputs * eps * sum of magnitudes (Higham, Accuracy and Stability, section 3.1).
 
-    In bfloat16 the result is rounded to nearest once more."""
+    In 16 bits the result is rounded to nearest once more."""
     magnitudes = np.abs(x.double().numpy()) @ np.abs(w.tensor.double().numpy()).T
     bound = (x.shape[1] + 2) * np.finfo(np.float32).eps * (magnitudes + 4)
     return bound if x.dtype == torch.float32 else bound + (np.abs(expected) + bound) * torch.finfo(x.dtype).eps / 2
@@ -68,9 +68,19 @@ def test_nothing_is_written_outside(ops, dtype):
     packed = ops._pack(w, embedding=False)
     room = torch.full((4 * 17 + 64,), 7.0).to(dtype)
     kernels, x = ops._kernels, torch.randn(4, 8).to(dtype)
-    pointers = (x.data_ptr(), packed.tensor.data_ptr(), None, None, room[32:].data_ptr(), None, None)
-    work = native.LinearWork(*pointers, 8, 4, 17, 8, 17, 0, 0)
-    native.run(kernels.linear_f32 if dtype == torch.float32 else kernels.linear_bf16, work, 2)
+    scratch = torch.empty(4, 8)
+    pointers = (
+        x.data_ptr(),
+        packed.tensor.data_ptr(),
+        None,
+        None,
+        room[32:].data_ptr(),
+        scratch.data_ptr(),
+        None,
+        None,
+    )
+    work = native.LinearWork(*pointers, 8, 4, 17, 8, 17, 0, 0, 0)
+    native.run(kernels.of("linear", dtype), work, 2)
     assert (room[:32] == 7).all()
     assert (room[32 + 4 * 17 :] == 7).all()
 
@@ -81,12 +91,12 @@ def test_embedding_reads_the_packed_weight(ops, dtype, inputs):
     packed = ops._pack(w, embedding=True)
     ids = torch.tensor([0, 49, 31, 32, 7], dtype=torch.int32)
     assert torch.equal(ops.embedding(ids, packed), w.tensor[ids.long()])
-    assert torch.equal(ops.embedding(ids, packed, 3.0), w.tensor[ids.long()] * 3.0)
+    assert torch.equal(ops.embedding(ids, packed, 3.3), w.tensor[ids.long()] * torch.tensor(3.3, dtype=dtype))
 
 
-def test_bfloat16_products_keep_infinities_and_nan_in_their_rows(ops):
-    packed = ops._pack(weight(40, 7, torch.bfloat16), embedding=False)
-    x = torch.ones(3, 7, dtype=torch.bfloat16)
+def test_products_keep_infinities_and_nan_in_their_rows(ops, dtype):
+    packed = ops._pack(weight(40, 7, dtype), embedding=False)
+    x = torch.ones(3, 7, dtype=dtype)
     x[0, 3], x[2, 6] = float("inf"), float("nan")
     y = ops.linear(x, packed)
     assert y[0].isinf().all()

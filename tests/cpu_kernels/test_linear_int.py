@@ -165,9 +165,9 @@ def test_nothing_is_written_outside(kernels, format, rows, inputs):
     y, scratch = torch.full((rows * 17 + 64,), 7.0), torch.full((size + 128,), 7, dtype=torch.uint8)
     work = native.LinearWork(
         *(x.data_ptr(), w.tensor.data_ptr(), w.scales.data_ptr(), None, y[32:].data_ptr(), scratch[64:].data_ptr()),
-        *(None, inputs, rows, 17, inputs, 17, w.bits, w.group),
+        *(None, None, inputs, rows, 17, inputs, 17, w.bits, w.group, 0),
     )
-    native.run(kernels.linear_int, work, 2)
+    native.run(kernels.linear_int_f32, work, 2)
     assert (y[:32] == 7).all()
     assert (y[32 + rows * 17 :] == 7).all()
     assert (scratch[:64] == 7).all()

@@ -11,34 +11,14 @@ import torch
 from anychip_sdk.contract import NO_TOKEN, Row, SampleKind
 from anychip_sdk.kits.torch import sampling
 from numpy_batches import SampleRow, sampling_batch
-from torch_cases import ORACLE, kit_device, on_device
+from torch_cases import FILTERS, kit_device, on_device, sampled
 
 torch.set_num_threads(1)
 DEVICE = kit_device()
-FILTERS = [
-    {}, {"top_k": 1}, {"top_k": 5}, {"top_k": 60}, {"top_k": 10**6}, {"top_p": 0.01}, {"top_p": 0.5}, {"top_p": 0.95},
-    {"min_p": 0.02}, {"min_p": 0.5}, {"min_p": 1.0}, {"top_k": 20, "top_p": 0.7}, {"top_p": 0.9, "min_p": 0.05},
-    {"top_k": 7, "top_p": 0.8, "min_p": 0.1}, {"temperature": 0.0}, {"temperature": 0.3}, {"temperature": 3.0},
-    {"temperature": 3.0, "top_p": 0.9}, {"temperature": 3.0, "min_p": 0.01}, {"temperature": 1e-30},
-]  # fmt: skip
 
 
 def sample(logits, rows, logprobs=None, filters=True):
-    """-> the kit's result and the oracle's, on equal batches and states."""
-    results = []
-    host = sampling_batch(rows, logprobs, pad_lists=3)
-    host.key = replace(host.key, sample=replace(host.key.sample, filters=filters))
-    logits = np.array(logits, np.float32).reshape(len(rows), -1)
-    mine = SimpleNamespace(last_token=torch.zeros(4, dtype=torch.int32))
-    theirs = SimpleNamespace(last_token=np.zeros(4, np.int32))
-    got, state = DEVICE.ops.sample(torch.from_numpy(logits), on_device(DEVICE, host), mine)
-    assert state is mine
-    with np.errstate(invalid="ignore"):
-        wanted, _ = ORACLE.ops.sample(logits, host, theirs)
-    results = (got, wanted)
-    assert got.tokens.dtype == torch.int32
-    assert mine.last_token[1:].tolist() == theirs.last_token[1:].tolist()
-    return results
+    return sampled(DEVICE, logits, rows, logprobs, filters)
 
 
 @pytest.fixture(params=["short way", "sort"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from anychip_sdk.contract import Batch, Capabilities, DeviceInfo, Layer, Reader,
 from anychip_sdk.kits.numpy.platform import NumpyPlatform
 from anychip_sdk.kits.torch import TorchDevice
 from anychip_sdk.kits.torch.scaled import FORMATS, Pages, ScaledPages, formats, scaled
-from numpy_batches import page_tables, ragged
+from numpy_batches import page_tables, ragged, sampling_batch
 
 ORACLE = NumpyPlatform().open()
 DTYPES = ("float32", "bfloat16", "float16")
@@ -20,6 +21,15 @@ EPSILON = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 DECODES = [(7, 1), (0, 1), (3, 1), (30, 1), (16, 1), (15, 1), (1, 1), (22, 1), (4, 1), (12, 1)]
 PREFILLS = [(0, 5), (4, 6), (8, 8), (0, 17), (19, 3)]
 """Sequences of a ragged batch: (tokens computed before, tokens new)."""
+
+
+FILTERS = [
+    {}, {"top_k": 1}, {"top_k": 5}, {"top_k": 60}, {"top_k": 10**6}, {"top_p": 0.01}, {"top_p": 0.5}, {"top_p": 0.95},
+    {"min_p": 0.02}, {"min_p": 0.5}, {"min_p": 1.0}, {"top_k": 20, "top_p": 0.7}, {"top_p": 0.9, "min_p": 0.05},
+    {"top_k": 7, "top_p": 0.8, "min_p": 0.1}, {"temperature": 0.0}, {"temperature": 0.3}, {"temperature": 3.0},
+    {"temperature": 3.0, "top_p": 0.9}, {"temperature": 3.0, "min_p": 0.01}, {"temperature": 1e-30},
+]  # fmt: skip
+"""Sampling rows."""
 
 
 def kit_device() -> TorchDevice:
@@ -72,6 +82,22 @@ def _pages(layer: np.ndarray, kept: str) -> Pages:
     """[pages, size, K, D] as torch keeps them, [pages, K, size, D]."""
     values = torch.from_numpy(layer).transpose(1, 2).contiguous()
     return ScaledPages(*scaled(values, FORMATS[kept])) if kept in FORMATS else values.to(getattr(torch, kept))
+
+
+def sampled(device, logits, rows, logprobs=None, filters=True):
+    """-> the device's result and the oracle's, on equal batches and states."""
+    host = sampling_batch(rows, logprobs, pad_lists=3)
+    host.key = replace(host.key, sample=replace(host.key.sample, filters=filters))
+    logits = np.array(logits, np.float32).reshape(len(rows), -1)
+    mine = SimpleNamespace(last_token=torch.zeros(4, dtype=torch.int32))
+    theirs = SimpleNamespace(last_token=np.zeros(4, np.int32))
+    got, state = device.ops.sample(torch.from_numpy(logits), on_device(device, host), mine)
+    assert state is mine
+    with np.errstate(invalid="ignore"):
+        wanted, _ = ORACLE.ops.sample(logits, host, theirs)
+    assert got.tokens.dtype == torch.int32
+    assert mine.last_token[1:].tolist() == theirs.last_token[1:].tolist()
+    return got, wanted
 
 
 def _values(pages: Pages) -> np.ndarray:

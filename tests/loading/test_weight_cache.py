@@ -63,7 +63,9 @@ def files(cache):
 
 @needs_kernels
 @pytest.mark.parametrize(
-    "options", [{}, {"dtype": "bfloat16"}, {"quantize": "int8"}, {"quantize": "int4-g32"}], ids=str
+    "options",
+    [{}, {"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantize": "int8"}, {"quantize": "int4-g32"}],
+    ids=str,
 )
 def test_the_second_start_packs_nothing_and_says_the_same(cache, packed, model, options):
     first = tokens(model, **options)
@@ -102,8 +104,9 @@ def test_every_form_has_a_file_of_its_own(cache, model, monkeypatch):
 
 
 @needs_kernels
-def test_what_oneDNN_lays_out_is_not_kept(cache, model):
-    tokens(model, dtype="float16")
+def test_what_oneDNN_lays_out_is_not_kept(cache, model, monkeypatch):
+    monkeypatch.setenv(native.FORCED, "none")
+    tokens(model)
     assert not cache.exists()
 
 

@@ -45,7 +45,8 @@ typedef struct {
     int64_t group;
 } AnychipPack;
 
-/* x: [rows, inputs], bias: [outputs] or null -> y: [rows, outputs]. */
+/* x: [rows, inputs], bias: [outputs] or null -> y: [rows, outputs]. With `starts`, [groups + 1]: rows starts[g] up to
+ * starts[g + 1] take the g-th of `groups` packed weights, which follow each other, without bias. */
 typedef struct {
     const void* x;
     const void* packed;
@@ -54,6 +55,7 @@ typedef struct {
     void* y;
     void* scratch;
     const int32_t* live;
+    const int32_t* starts;
     int64_t x_stride;
     int64_t rows;
     int64_t outputs;
@@ -61,6 +63,7 @@ typedef struct {
     int64_t y_stride;
     int64_t bits;
     int64_t group;
+    int64_t groups;
 } AnychipLinear;
 
 /* weight: [size], y: [rows, size] = the norm of x, or with a residual (not null) of total = x + residual. residual, y
@@ -113,17 +116,78 @@ typedef struct {
     int64_t half;
 } AnychipRope;
 
-/* logits: [rows, size] -> tokens: [rows], the first of the largest, -1 where a logit is NaN; and into
- * last_token[row_slot[r]] the same, but 0 for -1. */
+/* x: [rows, size], contiguous -> y: float32, softcap * tanh(x / softcap), or x where softcap is 0. y may be x. */
 typedef struct {
-    const float* logits;
-    int32_t* tokens;
-    const int32_t* row_slot;
-    int32_t* last_token;
+    const void* x;
+    float* y;
     const int32_t* live;
     int64_t rows;
     int64_t size;
-} AnychipGreedy;
+    float softcap;
+} AnychipLogits;
+
+/* Tokens of logits, as `Ops.sample` of the contract says; the other arrays are those of its batch. `logprob`, `rank`
+ * and the `top` likeliest, at most as many as there are, are null where they are not wanted. scratch, 8-byte aligned, for each thread:
+ * ANYCHIP_SAMPLE_BYTES * vocabulary. */
+typedef struct {
+    const float* logits;     /* [rows, vocabulary] */
+    const int32_t* sampling; /* [rows, sampling_stride]: nine words, of which seven are floats */
+    const int32_t* edit_row; /* [edits], and so are the others */
+    const int32_t* edit_token;
+    const float* edit_value;
+    const int32_t* count_row; /* [counts], and so are the others */
+    const int32_t* count_token;
+    const int32_t* count_output;
+    const int32_t* count_seen;
+    const int32_t* row_slot; /* [rows] */
+    int32_t* last_token;     /* by slot */
+    int32_t* tokens;         /* [rows] */
+    float* logprob;
+    int32_t* rank;
+    int32_t* top_tokens; /* [rows, top] */
+    float* top_logprobs;
+    void* scratch;
+    const int32_t* live;
+    int64_t rows;
+    int64_t vocabulary;
+    int64_t logits_stride;
+    int64_t sampling_stride;
+    int64_t edits;
+    int64_t counts;
+    int64_t top;
+} AnychipSample;
+
+#define ANYCHIP_SAMPLE_BYTES 16
+
+/* scores: [tokens, experts], contiguous or with a stride -> each token's `top` likeliest experts and their weights,
+ * [tokens, top]; the first pick of each expert, starts: [experts + 1]; the token of each pick, sorted by expert, and
+ * where a token's picks stand: [tokens * top]. */
+typedef struct {
+    const void* scores;
+    int32_t* chosen;
+    float* weights;
+    int32_t* starts;
+    int32_t* token;
+    int32_t* place;
+    const int32_t* live;
+    int64_t scores_stride;
+    int64_t tokens;
+    int64_t experts;
+    int64_t top;
+    int64_t renormalize;
+} AnychipRoute;
+
+/* x: [tokens * top, size], by pick -> y: [tokens, size], zero behind the live ones. */
+typedef struct {
+    const void* x;
+    const float* weights;
+    const int32_t* place;
+    void* y;
+    const int32_t* live;
+    int64_t tokens;
+    int64_t top;
+    int64_t size;
+} AnychipCombine;
 
 /* Attention over pages: keys [pages, kv_heads, page_size, head_dim], values [pages, kv_heads, page_size, v_dim], of one
  * layer; with ANYCHIP_INT8 scales [pages, kv_heads, page_size] of both. q: [tokens, heads, head_dim], out: [tokens, heads, v_dim], both contiguous. Query head h reads KV head
@@ -209,13 +273,29 @@ typedef struct {
     /* AnychipLinear. Sums run over inputs in order, so that a row's result does not depend on the rows beside it. */
     AnychipKernel linear_f32;
 
-    AnychipKernel rms_norm_f32; /* AnychipNorm */
-    AnychipKernel gated_f32;    /* AnychipGated */
+    AnychipKernel rms_norm_f32; /* AnychipNorm; so in bfloat16 and float16, and likewise with the others */
+    AnychipKernel rms_norm_bf16;
+    AnychipKernel rms_norm_f16;
+    AnychipKernel gated_f32; /* AnychipGated */
+    AnychipKernel gated_bf16;
+    AnychipKernel gated_f16;
 
     AnychipKernel gather;        /* AnychipGather, size in bytes, no scale */
-    AnychipKernel embedding_f32; /* AnychipGather, x packed: [panels, size, width]; times the scale */
-    AnychipKernel rope_angles;   /* AnychipRope */
-    AnychipKernel greedy;        /* AnychipGreedy */
+    AnychipKernel embedding_f32; /* AnychipGather, x packed; times the scale */
+    AnychipKernel embedding_bf16;
+    AnychipKernel embedding_f16;
+    AnychipKernel rope_angles; /* AnychipRope */
+    AnychipKernel logits_f32;  /* AnychipLogits */
+    AnychipKernel logits_bf16;
+    AnychipKernel logits_f16;
+    AnychipKernel sample; /* AnychipSample */
+
+    AnychipKernel route_f32; /* AnychipRoute */
+    AnychipKernel route_bf16;
+    AnychipKernel route_f16;
+    AnychipKernel combine_f32; /* AnychipCombine */
+    AnychipKernel combine_bf16;
+    AnychipKernel combine_f16;
 
     /* With numbers of each kind in q, k, v and out. */
     AnychipKernel prepare_f32, prepare_bf16, prepare_f16; /* AnychipPrepare */
@@ -228,15 +308,21 @@ typedef struct {
     AnychipKernel pack_bf16;   /* AnychipPack */
     AnychipKernel linear_bf16; /* AnychipLinear */
 
-    /* The same products in float32 with weights of 8 or 4 bits: whole numbers times a scale for every `group` inputs of
-     * an output (a multiple of 8), or with 8 bits for all of them where group is 0. With p = inputs rounded up to a
-     * multiple of 8: packed [ceil(outputs / width), p / 4, width, 4] holds a number + 128 in a byte; with 4 bits
+    /* The same products in float16, with sums in float32, packed like float32. scratch: float [rows, inputs]. */
+    AnychipKernel pack_f16;   /* AnychipPack */
+    AnychipKernel linear_f16; /* AnychipLinear */
+
+    /* The same products with weights of 8 or 4 bits: whole numbers times a scale for every `group` inputs of an output
+     * (a multiple of 8), or with 8 bits for all of them where group is 0. With p = inputs rounded up to a multiple of
+     * 8: packed [ceil(outputs / width), p / 4, width, 4] holds a number + 128 in a byte; with 4 bits
      * [ceil(outputs / width), p / 8, width, 4] holds a number + 8 in half a byte, four inputs in the low halves and the
      * next four in the high ones. scales (bfloat16's bits): [ceil(outputs / width), groups, width].
      * x becomes whole numbers too, with a scale for each group of a row, of ANYCHIP_INPUT_GROUP inputs where group is
      * 0; a row that is not finite gives NaN. scratch, 4-byte aligned: rows * (8 * x's groups + inputs + 128) bytes. */
-    AnychipKernel pack_int;   /* AnychipPack */
-    AnychipKernel linear_int; /* AnychipLinear */
+    AnychipKernel pack_int;       /* AnychipPack */
+    AnychipKernel linear_int_f32; /* AnychipLinear; x and y in float32, bfloat16, float16; the bias in float32 */
+    AnychipKernel linear_int_bf16;
+    AnychipKernel linear_int_f16;
 } AnychipKernels;
 
 /* Runs the commands in order on `threads` OpenMP threads, with a barrier behind each. */

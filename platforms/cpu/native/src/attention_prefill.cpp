@@ -35,7 +35,7 @@ static void multiply(const float* a, int64_t a_stride, const float* b, int64_t b
 typedef void (*Multiply)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t, bool);
 static const Multiply MULTIPLY[] = {nullptr,      multiply<1>, multiply<2>, multiply<3>,  multiply<4>,
                                     multiply<5>,  multiply<6>,
-#if ANYCHIP_LANES == 16
+#if ANYCHIP_TILE == 12
                                     multiply<7>,  multiply<8>, multiply<9>, multiply<10>, multiply<11>,
                                     multiply<12>
 #endif

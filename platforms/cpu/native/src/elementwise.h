@@ -1,4 +1,4 @@
-// Norms, rope, activations, rows by index, and the writing of K and V.
+// Norms, rope, activations, rows by index, and the writing of K and V. `Number`: float, Bfloat16 or Float16.
 #pragma once
 
 #include <math.h>
@@ -7,13 +7,15 @@
 
 namespace ANYCHIP_ISA {
 
-void rms_norm_f32(const void* arguments, AnychipTeam team);
-void gated_f32(const void* arguments, AnychipTeam team);
+template <typename Number>
+void rms_norm(const void* arguments, AnychipTeam team);
+template <typename Number>
+void gated(const void* arguments, AnychipTeam team);
+template <typename Number>
+void embedding(const void* arguments, AnychipTeam team);
 
 void gather(const void* arguments, AnychipTeam team);
-void embedding_f32(const void* arguments, AnychipTeam team);
 void rope_angles(const void* arguments, AnychipTeam team);
-void greedy(const void* arguments, AnychipTeam team);
 
 // 1 / sqrt(mean(x^2) + eps) (arXiv:1910.07467)
 template <typename Number>

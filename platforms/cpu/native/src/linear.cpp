@@ -1,38 +1,44 @@
-// y = x W^T + b in float32.
+// y = x W^T + b in float32, and in float16 with sums in float32.
 //
 // A panel is WIDTH outputs with all their inputs, contiguous. Few rows read every panel once, in order, at the memory's
 // speed; many rows reuse it from the second-level cache, TILE rows at a time with their sums in registers (Goto and
 // van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, with the weight packed ahead of time).
+#include "halves.h"
 #include "panels.h"
 
 namespace ANYCHIP_ISA {
 
-constexpr int64_t AHEAD = 2048 / 4;  // floats that a panel is fetched ahead
+constexpr int64_t AHEAD = 2048;  // bytes that a panel is fetched ahead
 
-void pack_f32(const void* arguments, AnychipTeam team) {
+template <typename Number>
+void pack(const void* arguments, AnychipTeam team) {
     const AnychipPack& w = *static_cast<const AnychipPack*>(arguments);
-    const float* weight = static_cast<const float*>(w.weight);
-    float* packed = static_cast<float*>(w.packed);
+    const Number* weight = static_cast<const Number*>(w.weight);
+    Number* packed = static_cast<Number*>(w.packed);
     const int64_t outputs = w.outputs, inputs = w.inputs;
     share(ceil_div(outputs, WIDTH), team, [=](int64_t first, int64_t end) {
         for (int64_t panel = first; panel < end; ++panel) {
             const int64_t count = least(WIDTH, outputs - panel * WIDTH);
-            const float* rows = weight + panel * WIDTH * inputs;
-            float* out = packed + panel * WIDTH * inputs;
+            const Number* rows = weight + panel * WIDTH * inputs;
+            Number* out = packed + panel * WIDTH * inputs;
             for (int64_t i = 0; i < inputs; ++i)
-                for (int64_t o = 0; o < WIDTH; ++o) out[i * WIDTH + o] = o < count ? rows[o * inputs + i] : 0.0f;
+                for (int64_t o = 0; o < WIDTH; ++o) out[i * WIDTH + o] = o < count ? rows[o * inputs + i] : Number{};
         }
     });
 }
 
 // ROWS rows of x by one panel. `count`: the panel's outputs that exist.
-template <int ROWS>
-static void tile(const float* x, int64_t x_stride, const float* panel, const float* bias, int64_t count,
-                 int64_t inputs, float* y, int64_t y_stride) {
+template <typename Number, int ROWS>
+static void tile(const float* x, int64_t x_stride, const Number* panel, const Number* bias, int64_t count,
+                 int64_t inputs, Number* y, int64_t y_stride) {
     Vec sum[ROWS][VECTORS] = {};
     for (int64_t i = 0; i < inputs; ++i) {
-        const float* w = panel + i * WIDTH;
-        if (ROWS <= 4) __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 16);
+        const Number* w = panel + i * WIDTH;
+        if (ROWS <= 4) {
+            const char* ahead = reinterpret_cast<const char*>(w) + AHEAD;
+            __builtin_prefetch(ahead);
+            if (sizeof(Number) * WIDTH > 64) __builtin_prefetch(ahead + 64);
+        }
         Vec row[VECTORS];
         for (int v = 0; v < VECTORS; ++v) row[v] = load(w + v * LANES);
 #pragma GCC unroll 12
@@ -48,23 +54,51 @@ static void tile(const float* x, int64_t x_stride, const float* panel, const flo
     }
 }
 
-typedef void (*Tile)(const float*, int64_t, const float*, const float*, int64_t, int64_t, float*, int64_t);
-static const Tile TILES[] = {nullptr,  tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
-#if ANYCHIP_LANES == 16
-                             tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>
+template <typename Number>
+using Tile = void (*)(const float*, int64_t, const Number*, const Number*, int64_t, int64_t, Number*, int64_t);
+
+template <typename N>
+struct Tiles {
+    static constexpr Tile<N> OF[] = {
+        nullptr,     tile<N, 1>,  tile<N, 2>,  tile<N, 3>,  tile<N, 4>, tile<N, 5>, tile<N, 6>,
+#if ANYCHIP_TILE == 12
+        tile<N, 7>,  tile<N, 8>,  tile<N, 9>,  tile<N, 10>, tile<N, 11>, tile<N, 12>,
 #endif
+    };
 };
+
+template <typename Number>
+static void multiply(const AnychipLinear& w, const float* x, int64_t x_stride, AnychipTeam team) {
+    const Number *packed = static_cast<const Number*>(w.packed), *bias = static_cast<const Number*>(w.bias);
+    Number* y = static_cast<Number*>(w.y);
+    by_panels(w, TILE, team, [=](int64_t row, int64_t count, int64_t panel, int64_t place) {
+        const int64_t column = panel * WIDTH;
+        Tiles<Number>::OF[count](x + row * x_stride, x_stride, packed + place * WIDTH * w.inputs,
+                                 bias ? bias + column : nullptr, w.outputs - column, w.inputs,
+                                 y + row * w.y_stride + column, w.y_stride);
+    });
+}
 
 void linear_f32(const void* arguments, AnychipTeam team) {
     const AnychipLinear& w = *static_cast<const AnychipLinear*>(arguments);
-    const float *x = static_cast<const float*>(w.x), *bias = static_cast<const float*>(w.bias);
-    const float* packed = static_cast<const float*>(w.packed);
-    float* y = static_cast<float*>(w.y);
-    by_panels(live_rows(w.rows, w.live), w.outputs, team, [=](int64_t row, int64_t count, int64_t panel) {
-        const int64_t column = panel * WIDTH;
-        TILES[count](x + row * w.x_stride, w.x_stride, packed + column * w.inputs, bias ? bias + column : nullptr,
-                     w.outputs - column, w.inputs, y + row * w.y_stride + column, w.y_stride);
-    });
+    multiply<float>(w, static_cast<const float*>(w.x), w.x_stride, team);
 }
+
+void linear_f16(const void* arguments, AnychipTeam team) {
+    const AnychipLinear& w = *static_cast<const AnychipLinear*>(arguments);
+    const Float16* x = static_cast<const Float16*>(w.x);
+    float* wide = static_cast<float*>(w.scratch);
+    const int64_t rows = live_rows(w.rows, w.live);
+    share(rows, worth(rows * w.inputs, team), [=](int64_t first, int64_t end) {
+        for (int64_t r = first; r < end; ++r)
+            for (int64_t i = 0; i < w.inputs; i += LANES)
+                store_part(wide + r * w.inputs + i, load_part(x + r * w.x_stride + i, w.inputs - i), w.inputs - i);
+    });
+    barrier(team);
+    multiply<Float16>(w, wide, w.inputs, team);
+}
+
+template void pack<float>(const void*, AnychipTeam);
+template void pack<Float16>(const void*, AnychipTeam);
 
 }  // namespace ANYCHIP_ISA

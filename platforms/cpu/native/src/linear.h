@@ -3,20 +3,29 @@
 
 #include "simd.h"
 
+#if ANYCHIP_LANES == 16 || defined(__aarch64__)
+#define ANYCHIP_TILE 12
+#else
+#define ANYCHIP_TILE 6
+#endif
+
 namespace ANYCHIP_ISA {
 
-constexpr int64_t VECTORS = 2;                 // of one panel's row
-constexpr int64_t WIDTH = VECTORS * LANES;     // outputs of a panel
-constexpr int64_t TILE = LANES == 16 ? 12 : 6; // rows whose sums fit the registers, beside a panel's row
-constexpr int64_t BLOCK = 96;                  // rows that stay in the second-level cache while panels pass
+constexpr int64_t VECTORS = 2;              // of one panel's row
+constexpr int64_t WIDTH = VECTORS * LANES;  // outputs of a panel
+constexpr int64_t TILE = ANYCHIP_TILE;      // rows whose sums fit the registers, beside a panel's row
+constexpr int64_t BLOCK = 96;               // rows that stay in the second-level cache while panels pass
 
-void pack_f32(const void* arguments, AnychipTeam team);
+template <typename Number>  // float or Float16
+void pack(const void* arguments, AnychipTeam team);
 void linear_f32(const void* arguments, AnychipTeam team);
+void linear_f16(const void* arguments, AnychipTeam team);
 
 void pack_bf16(const void* arguments, AnychipTeam team);
 void linear_bf16(const void* arguments, AnychipTeam team);
 
 void pack_int(const void* arguments, AnychipTeam team);
+template <typename Number>  // of x and y: float, Bfloat16 or Float16
 void linear_int(const void* arguments, AnychipTeam team);
 
 }  // namespace ANYCHIP_ISA

@@ -4,7 +4,14 @@
 #ifdef ANYCHIP_X86
 #include <immintrin.h>
 #endif
+#ifdef ANYCHIP_EMULATED
+#include "emulated.h"
+#endif
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
 
+#include "halves.h"
 #include "panels.h"
 
 namespace ANYCHIP_ISA {
@@ -14,7 +21,14 @@ typedef uint8_t Bytes __attribute__((vector_size(ANYCHIP_LANES)));
 
 static inline Ints fill(int32_t x) { return x - Ints{}; }
 
-#ifdef __AVX512VNNI__
+// What turns the weight's bytes into numbers with sign, less by 128, where the processor takes only those.
+#if defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr uint32_t FLIP = 0x80808080u;
+#else
+constexpr uint32_t FLIP = 0;
+#endif
+
+#if defined(__AVX512VNNI__) || defined(ANYCHIP_AVX_VNNI) || defined(__ARM_FEATURE_DOTPROD)
 
 typedef Bits WeightBytes;
 typedef Ints InputBytes;
@@ -23,7 +37,15 @@ static inline WeightBytes weight_bytes(Bits words) { return words; }
 static inline InputBytes input_bytes(int32_t word) { return fill(word); }
 
 static inline Ints dot(Ints sum, WeightBytes w, InputBytes x) {
+#if defined(__AVX512VNNI__)
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+#elif defined(ANYCHIP_AVX_VNNI)
+    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+    return (Ints)vusdotq_s32((int32x4_t)sum, (uint8x16_t)w, (int8x16_t)x);
+#else
+    return (Ints)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
+#endif
 }
 
 #else
@@ -53,6 +75,9 @@ static inline Ints products(Shorts a, Shorts b) {
     return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
     return (Ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    const int16x8_t left = (int16x8_t)a, right = (int16x8_t)b;
+    return (Ints)vpaddq_s32(vmull_s16(vget_low_s16(left), vget_low_s16(right)), vmull_high_s16(left, right));
 #else
     const Ints low_a = (Ints)((Bits)a << 16) >> 16, low_b = (Ints)((Bits)b << 16) >> 16;
     return low_a * low_b + ((Ints)a >> 16) * ((Ints)b >> 16);
@@ -64,5 +89,75 @@ static inline Ints dot(Ints sum, WeightBytes w, InputBytes x) {
 }
 
 #endif
+
+constexpr int64_t STEP = 8;           // inputs that rows and groups are whole multiples of
+constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, in the low bits
+constexpr float TINY = 1e-35f;               // less than this is zero: its inverse would not be finite
+
+// Rows of x as whole numbers. `scales`, `starts`: [rows, groups]; `bytes`: [rows, row_bytes].
+struct Inputs {
+    float* scales;
+    int32_t* starts;
+    int8_t* bytes;
+    int64_t stride, groups, step;
+};
+
+// Tiles are large, so the kind of y is looked at when they run.
+enum class Kind { float32, bfloat16, float16 };
+template <typename Number>
+constexpr Kind KIND = Kind::float32;
+template <>
+constexpr Kind KIND<Bfloat16> = Kind::bfloat16;
+template <>
+constexpr Kind KIND<Float16> = Kind::float16;
+
+struct Panel {
+    const uint8_t* bytes;
+    const uint16_t* scales;  // [groups, WIDTH], or [WIDTH]
+    const float* bias;
+    int64_t count, inputs;  // `count`: the panel's outputs that exist
+    Kind kind;              // of y
+};
+
+// y[at...] = v, which is y's own kind of number.
+static inline void store_as(Kind kind, void* y, int64_t at, Vec v, int64_t count) {
+    if (kind == Kind::float32)
+        store_part(static_cast<float*>(y) + at, v, count);
+    else if (kind == Kind::bfloat16)
+        store_part(static_cast<Bfloat16*>(y) + at, v, count);
+    else
+        store_part(static_cast<Float16*>(y) + at, v, count);
+}
+
+static inline Vec scale_vector(const uint16_t* p) {
+    return load(reinterpret_cast<const Bfloat16*>(p));
+}
+
+template <bool GROUPED>
+static inline Vec group_scale(const Panel& panel, int64_t g, int v) {
+    return GROUPED ? scale_vector(panel.scales + g * WIDTH + v * LANES) : Vec{};
+}
+
+// A group's whole numbers, scaled, added to the groups before.
+template <bool GROUPED>
+static inline Vec add_group(Vec sum, Ints whole, float factor, Vec scale) {
+    const Vec part = __builtin_convertvector(whole, Vec);
+    return sum + part * (GROUPED ? factor * scale : fill(factor));
+}
+
+// What is left to do for the v-th vector of a panel's outputs.
+struct Finish {
+    const Panel& panel;
+    int64_t first, count;
+    Vec scale, bias;
+
+    Finish(const Panel& of, int v, bool grouped) : panel(of), first(v * LANES), count(of.count - first) {
+        scale = grouped ? fill(1.0f) : scale_vector(of.scales + first);
+        bias = of.bias ? load_part(of.bias + first, count) : Vec{};
+    }
+    void store(void* y, int64_t at, Vec sum) const {
+        store_as(panel.kind, y, at + first, settled(sum * scale + bias), count);
+    }
+};
 
 }  // namespace ANYCHIP_ISA

@@ -1,8 +1,9 @@
-// What takes, makes or looks at single rows: by index, angles, the most likely token.
+// Rows by index, and the angles of positions.
 #include <math.h>
 #include <string.h>
 
 #include "elementwise.h"
+#include "halves.h"
 #include "linear.h"
 #include "threads.h"
 
@@ -20,18 +21,30 @@ void gather(const void* arguments, AnychipTeam team) {
     });
 }
 
-void embedding_f32(const void* arguments, AnychipTeam team) {
+template <typename Number>
+constexpr int64_t PAIR = 1;  // inputs that lie together in a panel
+template <>
+constexpr int64_t PAIR<Bfloat16> = 2;
+
+template <typename Number>
+void embedding(const void* arguments, AnychipTeam team) {
     const AnychipGather& w = *static_cast<const AnychipGather*>(arguments);
-    const float* x = static_cast<const float*>(w.x);
-    float* y = static_cast<float*>(w.y);
-    const int64_t rows = live_rows(w.rows, w.live);
+    constexpr int64_t pair = PAIR<Number>;
+    const int64_t rows = live_rows(w.rows, w.live), panel = ceil_div(w.size, pair) * pair * WIDTH;
     share(rows, worth(16 * rows * w.size, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r) {
-            const float* from = x + w.ids[r] / WIDTH * WIDTH * w.size + w.ids[r] % WIDTH;
-            for (int64_t i = 0; i < w.size; ++i) y[r * w.size + i] = from[i * WIDTH] * w.scale;
+            const Number* from = static_cast<const Number*>(w.x) + w.ids[r] / WIDTH * panel + w.ids[r] % WIDTH * pair;
+            Number* y = static_cast<Number*>(w.y) + r * w.size;
+            for (int64_t i = 0; i < w.size; ++i) y[i] = from[i / pair * pair * WIDTH + i % pair];
+            for (int64_t i = 0; w.scale != 1.0f && i < w.size; i += LANES)
+                store_part(y + i, load_part(y + i, w.size - i) * w.scale, w.size - i);
         }
     });
 }
+
+template void embedding<float>(const void*, AnychipTeam);
+template void embedding<Bfloat16>(const void*, AnychipTeam);
+template void embedding<Float16>(const void*, AnychipTeam);
 
 void rope_angles(const void* arguments, AnychipTeam team) {
     const AnychipRope& w = *static_cast<const AnychipRope*>(arguments);
@@ -47,34 +60,6 @@ void rope_angles(const void* arguments, AnychipTeam team) {
             }
         }
     });
-}
-
-// The first place of the row's largest; -1 where it holds NaN.
-static inline int32_t most_likely(const float* row, int64_t size) {
-    Vec best = fill(-INFINITY), probe = {};
-    for (int64_t i = 0; i < size; i += LANES) {
-        const int64_t left = size - i;
-        Vec v = load_part(row + i, left);
-        for (int64_t j = left; j < LANES; ++j) v[j] = -INFINITY;
-        probe += v != v ? fill(1.0f) : Vec{};
-        best = larger(v, best);
-    }
-    if (sum(probe) > 0) return -1;
-    const float top = largest(best);
-    int64_t i = 0;
-    while (i < size - 1 && row[i] != top) ++i;
-    return static_cast<int32_t>(i);
-}
-
-void greedy(const void* arguments, AnychipTeam team) {
-    const AnychipGreedy& w = *static_cast<const AnychipGreedy*>(arguments);
-    const int64_t rows = live_rows(w.rows, w.live);
-    share(rows, team, [=](int64_t first, int64_t end) {
-        for (int64_t r = first; r < end; ++r) w.tokens[r] = most_likely(w.logits + r * w.size, w.size);
-    });
-    barrier(team);
-    // In order, and by one thread: rows may share slot 0.
-    for (int64_t r = 0; team.me == 0 && r < rows; ++r) w.last_token[w.row_slot[r]] = w.tokens[r] < 0 ? 0 : w.tokens[r];
 }
 
 }  // namespace ANYCHIP_ISA

@@ -63,6 +63,28 @@ static inline Vec sums(Vec rows[LANES]) {
     return rows[0];
 }
 
+// v, computed here: the compiler would else move a sum into one of the branches behind it, away from its product, and no
+// longer fuse the two, in one variant of a kernel and not in another.
+static inline Vec settled(Vec v) {
+#if defined(__AVX512F__)
+    asm volatile("" : "+v"(v));
+#elif defined(__SSE2__)
+    asm volatile("" : "+x"(v));
+#elif defined(__aarch64__)
+    asm volatile("" : "+w"(v));
+#endif
+    return v;
+}
+
+// Whether a lane of a comparison's result holds.
+static inline bool any(Ints lanes) {
+    typedef int64_t Words __attribute__((vector_size(4 * ANYCHIP_LANES)));
+    const Words words = (Words)lanes;
+    int64_t found = 0;
+    for (int64_t i = 0; i < LANES / 2; ++i) found |= words[i];
+    return found != 0;
+}
+
 static inline float largest(Vec v) {
     float best = v[0];
     for (int64_t i = 1; i < LANES; ++i) best = v[i] > best ? v[i] : best;

@@ -89,13 +89,14 @@ class CpuDevice(TorchDevice):
         if spec.quantize is not None:
             return self._pack_quantized(spec, read, shapes, dtype)
         w = super().pack(spec, read, shapes, dtype)
-        if spec.kind not in ("linear", "embedding"):
+        kinds = ("linear", "embedding", "experts") if isinstance(self.ops, KernelOps) else ("linear", "embedding")
+        if spec.kind not in kinds:
             return w
         return self.ops._pack(w, embedding=spec.kind == "embedding")
 
     def stored_form(self, dtype: DType) -> str | None:
         """What oneDNN lays out is its own affair, and is not kept."""
-        if not isinstance(self.ops, KernelOps) or dtype == "float16":
+        if not isinstance(self.ops, KernelOps):
             return None
         return f"{maker()} {self.ops._kernels.name.decode()}"
 

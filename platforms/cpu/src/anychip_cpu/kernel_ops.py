@@ -1,44 +1,30 @@
-"""The ops that run on kernels of our own: products in float32, bfloat16 and whole numbers, the rest in float32. What is
-left goes the way of `CpuOps`."""
+"""The ops that run on kernels of our own. What is left goes the way of `CpuOps`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from anychip_sdk.contract import QUANT_FORMATS, Activation, Batch, Communicator, MoESpec, Sampled, SampleKind
-from anychip_sdk.kits.torch import moe
+from anychip_sdk.contract import QUANT_FORMATS, Activation, Batch, Communicator, MoESpec, Sampled
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.kernel_attention import KernelAttention
+from anychip_cpu.kernel_moe import Experts, experts
+from anychip_cpu.kernel_sampling import sample
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import (
     GatedWork,
     GatherWork,
-    GreedyWork,
     Kernels,
-    LinearWork,
+    LogitsWork,
     NormWork,
-    PackWork,
     RopeWork,
-    advise,
-    run,
 )
 from anychip_cpu.onednn_ops import CpuOps
+from anychip_cpu.packed import DTYPES, PackedWeight, pack, product
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight, int_product, quantize, quantize_experts
-
-
-@dataclass
-class PackedWeight(Weight):
-    """`tensor`: [panels, inputs, width], in bfloat16 [panels, ceil(inputs / 2), width, 2], see AnychipKernels.
-
-    `outputs` and `inputs`: the shape of the weight it was made of."""
-
-    outputs: int = 0
-    inputs: int = 0
 
 
 class KernelOps(CpuOps):
@@ -46,26 +32,15 @@ class KernelOps(CpuOps):
         super().__init__(communicator)
         self._kernels, self._launch = kernels, launch
         self.attention = KernelAttention(kernels, launch)
-        own = f"kernels of our own ({kernels.name.decode()}) in float32, bfloat16, int8 and int4; else "
+        own = f"kernels of our own ({kernels.name.decode()})"
         self.adopted: Mapping[str, str] = {  # type: ignore[misc]  # of this processor, not of the class
             **CpuOps.adopted,
-            **{name: own + CpuOps.adopted[name] for name in ("linear", "linear_split", "logits")},
+            **dict.fromkeys(("linear", "linear_split"), own),
         }
 
     def _pack(self, w: Weight, *, embedding: bool) -> Weight:
-        """Of a linear weight or an embedding [O, I]."""
-        if w.tensor.dtype not in (torch.float32, torch.bfloat16):
-            return super()._pack(w, embedding=embedding)
-        outputs, inputs = w.tensor.shape
-        width = self._kernels.width
-        halves = w.tensor.dtype == torch.bfloat16
-        shape = (-(-inputs // 2), width, 2) if halves else (inputs, width)
-        panels = w.tensor.new_empty(-(-outputs // width), *shape)
-        advise(panels.data_ptr(), panels.nbytes)
-        weight = w.tensor.contiguous()
-        work = PackWork(weight.data_ptr(), panels.data_ptr(), None, outputs, inputs, 0, 0)
-        run(self._kernels.pack_bf16 if halves else self._kernels.pack_f32, work, torch.get_num_threads())
-        return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs, inputs=inputs)
+        """Of a linear weight or an embedding [O, I], or experts [E, O, I]."""
+        return pack(w, self._kernels)
 
     def _quantize(self, w: Weight, name: str) -> IntWeight | IntExperts:
         """Of a linear weight [O, I] or experts [E, O, I], in one of `quantized.FORMATS`."""
@@ -77,50 +52,31 @@ class KernelOps(CpuOps):
             return int_product(x, w.head if isinstance(w, TiedWeight) else w, self._kernels, self._launch)
         if not isinstance(w, PackedWeight):
             return self._launch.kit(super()._matmul, x, w)
-        x = self._launch.rows(x)
-        rows, inputs = x.shape
-        y = self._launch.empty((rows, w.outputs), x.dtype, like=x)
-        bias = None if w.bias is None else w.bias.data_ptr()
-        work = LinearWork(
-            *(x.data_ptr(), w.tensor.data_ptr(), None, bias, y.data_ptr(), None, self._launch.live(x)),
-            *(x.stride(0), rows, w.outputs, inputs, w.outputs, 0, 0),
-        )
-        half = x.dtype == torch.bfloat16
-        self._launch.run(self._kernels.linear_bf16 if half else self._kernels.linear_f32, work)
-        return y
+        return product(x, w, self._kernels, self._launch)
 
     def logits(self, x: Tensor, w: Weight, softcap: float | None = None) -> Tensor:
         y = self._matmul(x, w)
-        if y.dtype != torch.float32:
-            y = self._launch.kit(Tensor.float, y)
-        return y if softcap is None else self._launch.kit(_capped, y, softcap)
+        if y.dtype == torch.float32 and softcap is None:
+            return y
+        out = self._launch.empty(tuple(y.shape), like=y)
+        work = LogitsWork(y.data_ptr(), out.data_ptr(), self._launch.live(y), *y.shape, softcap or 0.0)
+        self._launch.run(self._kernels.of("logits", y.dtype), work)
+        return out
 
     def moe(self, x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec, batch: Batch) -> Tensor:
-        if not isinstance(gate_up, IntExperts):
+        if not isinstance(gate_up, Experts) or not isinstance(down, Experts):
             return self._launch.kit(super().moe, x, router, gate_up, down, spec, batch)
-        return self._launch.kit(self._int_moe, x, router, gate_up, down, spec)
-
-    def _int_moe(self, x: Tensor, router: Weight, gate_up: IntExperts, down: Weight, spec: MoESpec) -> Tensor:
-        return moe.experts(x, self._matmul(x, router), gate_up, down, spec, self._int_expert)
-
-    def _int_expert(self, x: Tensor, e: int, gate_up: IntExperts, down: IntExperts, spec: MoESpec) -> Tensor:
-        gate, up = torch.split_with_sizes(self._matmul(x, gate_up.each[e]), gate_up.sizes, -1)
-        return self._matmul(self.gated_activation(gate, up, spec.activation), down.each[e])
+        y = experts(x, self._matmul(x, router), gate_up, down, spec, self._kernels, self._launch)
+        return self._communicator.all_reduce(y) if down.summed else y
 
     def embedding(self, ids: Tensor, w: Weight, scale: float = 1.0) -> Tensor:
-        if isinstance(w, PackedWeight) and w.tensor.dtype == torch.float32:
-            return self._gather(self._kernels.embedding_f32, w.tensor, ids, (w.inputs,), w.inputs, scale)
         if isinstance(w, PackedWeight):
-            return self._launch.kit(self._from_panels, ids, w, scale)
+            kernel = self._kernels.of("embedding", w.tensor.dtype)
+            scale = torch.tensor(scale, dtype=w.tensor.dtype).item()
+            return self._gather(kernel, w.tensor, ids, (w.inputs,), w.inputs, scale)
         if scale == 1.0 and w.tensor.is_contiguous():
             return self.take(w.tensor, ids)
         return self._launch.kit(super().embedding, ids, w, scale)
-
-    def _from_panels(self, ids: Tensor, w: PackedWeight, scale: float) -> Tensor:
-        width = self._kernels.width
-        panel, place = ids // width, ids % width
-        x = w.tensor[panel.long(), :, place.long()].flatten(1)[:, : w.inputs]  # [T, E]
-        return x if scale == 1.0 else x * scale
 
     def take(self, x: Tensor, rows: Tensor) -> Tensor:
         if not x.is_contiguous() or rows.dtype != torch.int32:
@@ -144,38 +100,38 @@ class KernelOps(CpuOps):
         return y
 
     def rms_norm(self, x: Tensor, w: Weight, eps: float) -> Tensor:
-        if x.dtype != torch.float32 or x.ndim != 2:
+        if x.dtype not in DTYPES or x.ndim != 2:
             return self._launch.kit(super().rms_norm, x, w, eps)
         return self._norm(self._launch.rows(x), None, w, eps)[0]
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, w: Weight, eps: float) -> tuple[Tensor, Tensor]:
-        if x.dtype != torch.float32:
+        if x.dtype not in DTYPES:
             return self._launch.kit(super().add_rms_norm, x, residual, w, eps)
         return self._norm(self._launch.rows(x), self._launch.dense(residual), w, eps)
 
     def _norm(self, x: Tensor, residual: Tensor | None, w: Weight, eps: float) -> tuple[Tensor, Tensor]:
         """-> the norm and the sum; without a residual there is no sum, and x stands for it."""
         rows, size = x.shape
-        y = self._launch.empty((rows, size), like=x)
-        total = x if residual is None else self._launch.empty((rows, size), like=x)
+        y = self._launch.empty((rows, size), x.dtype, like=x)
+        total = x if residual is None else self._launch.empty((rows, size), x.dtype, like=x)
         work = NormWork(
             *(x.data_ptr(), None if residual is None else residual.data_ptr(), w.tensor.data_ptr(), y.data_ptr()),
             *(total.data_ptr(), self._launch.live(x), x.stride(0), rows, size, eps),
         )
-        self._launch.run(self._kernels.rms_norm_f32, work)
+        self._launch.run(self._kernels.of("rms_norm", x.dtype), work)
         return y, total
 
     def gated_activation(self, gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
-        if gate.dtype != torch.float32:
+        if gate.dtype not in DTYPES:
             return self._launch.kit(super().gated_activation, gate, up, kind)
         gate, up = self._launch.rows(gate), self._launch.rows(up)
         rows, size = gate.shape
-        y = self._launch.empty((rows, size), like=gate)
+        y = self._launch.empty((rows, size), gate.dtype, like=gate)
         work = GatedWork(
             *(gate.data_ptr(), up.data_ptr(), y.data_ptr(), self._launch.live(gate)),
             *(gate.stride(0), up.stride(0), rows, size, kind == "gelu_tanh"),
         )
-        self._launch.run(self._kernels.gated_f32, work)
+        self._launch.run(self._kernels.of("gated", gate.dtype), work)
         return y
 
     def rope_angles(self, positions: Tensor, w: Weight) -> tuple[Tensor, Tensor]:
@@ -194,18 +150,7 @@ class KernelOps(CpuOps):
         return self._launch.kit(super().feed, batch, state)
 
     def sample(self, logits: Tensor, batch: Batch, state: Any) -> tuple[Sampled, Any]:
-        if batch.key.sample != SampleKind():
-            return self._launch.kit(super().sample, logits, batch, state)
-        logits = self._launch.dense(logits)
-        tokens = self._launch.empty((len(logits),), torch.int32, like=logits)
-        pointers = (x.data_ptr() for x in (logits, tokens, batch.row_slot, state.last_token))
-        work = GreedyWork(*pointers, self._launch.live(logits), *logits.shape)
-        self._launch.run(self._kernels.greedy, work)
-        return Sampled(tokens), state
+        return sample(logits, batch, state.last_token, self._kernels, self._launch), state
 
     def _add(self, x: Tensor, residual: Tensor) -> Tensor:
         return self._launch.kit(torch.add, x, residual)
-
-
-def _capped(y: Tensor, softcap: float) -> Tensor:
-    return softcap * torch.tanh(y / softcap)

@@ -24,8 +24,9 @@ PREFILL_ROWS = 96
 GROUP_MAX = 64
 HEAD_MAX = 256
 INPUT_GROUP = 128
-"""ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS, the most query heads of one KV head, ANYCHIP_HEAD_MAX and
-ANYCHIP_INPUT_GROUP, of the header."""
+SAMPLE_BYTES = 16
+"""ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS, the most query heads of one KV head, ANYCHIP_HEAD_MAX,
+ANYCHIP_INPUT_GROUP and ANYCHIP_SAMPLE_BYTES, of the header."""
 
 _P, _N, _F = c_void_p, c_int64, c_float
 
@@ -43,7 +44,9 @@ class PackWork(Structure):
 
 
 class LinearWork(Structure):
-    _fields_ = _struct(P="x packed scales bias y scratch live", N="x_stride rows outputs inputs y_stride bits group")
+    _fields_ = _struct(
+        P="x packed scales bias y scratch live starts", N="x_stride rows outputs inputs y_stride bits group groups"
+    )
 
 
 class NormWork(Structure):
@@ -62,8 +65,26 @@ class RopeWork(Structure):
     _fields_ = _struct(P="positions inverse cosine sine live", N="tokens half")
 
 
-class GreedyWork(Structure):
-    _fields_ = _struct(P="logits tokens row_slot last_token live", N="rows size")
+class LogitsWork(Structure):
+    _fields_ = _struct(P="x y live", N="rows size", F="softcap")
+
+
+class SampleWork(Structure):
+    _fields_ = _struct(
+        P="logits sampling edit_row edit_token edit_value count_row count_token count_output count_seen row_slot "
+        "last_token tokens logprob rank top_tokens top_logprobs scratch live",
+        N="rows vocabulary logits_stride sampling_stride edits counts top",
+    )
+
+
+class RouteWork(Structure):
+    _fields_ = _struct(
+        P="scores chosen weights starts token place live", N="scores_stride tokens experts top renormalize"
+    )
+
+
+class CombineWork(Structure):
+    _fields_ = _struct(P="x weights place y live", N="tokens top size")
 
 
 class AttentionWork(Structure):
@@ -89,7 +110,6 @@ class Command(Structure):
 
 
 SUFFIXES: Mapping[torch.dtype, str] = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-
 """Kinds of numbers that kernels compute with, and the ends of their names."""
 KEPT: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 """What pages hold, by the header's numbers."""
@@ -100,9 +120,9 @@ def _each(name: str) -> tuple[str, ...]:
 
 
 KERNELS = (
-    "pack_f32", "linear_f32", "rms_norm_f32", "gated_f32", "gather", "embedding_f32", "rope_angles", "greedy",
-    *_each("prepare"), "plan", *_each("decode"), *_each("prefill"), "pack_bf16", "linear_bf16", "pack_int",
-    "linear_int",
+    "pack_f32", "linear_f32", *_each("rms_norm"), *_each("gated"), "gather", *_each("embedding"), "rope_angles",
+    *_each("logits"), "sample", *_each("route"), *_each("combine"), *_each("prepare"), "plan", *_each("decode"),
+    *_each("prefill"), "pack_bf16", "linear_bf16", "pack_f16", "linear_f16", "pack_int", *_each("linear_int"),
 )  # fmt: skip
 
 

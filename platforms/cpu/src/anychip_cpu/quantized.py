@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import INPUT_GROUP, Kernels, LinearWork, PackWork, advise, run
+from anychip_cpu.packed import Groups
 
 FORMATS = ("int8", "int8-g32", "int8-g64", "int8-g128", "int4", "int4-g32", "int4-g64", "int4-g128")
 """Of QUANT_FORMATS: those with kernels here."""
@@ -36,10 +37,8 @@ class TiedWeight(Weight):
 
 
 @dataclass(kw_only=True)
-class IntExperts(Weight):
-    """`tensor` is empty: each expert [O, I] is a weight of its own."""
-
-    each: tuple[IntWeight, ...]
+class IntExperts(IntWeight):
+    """The same of every expert, one after another: `tensor` and `scales` have a first axis more."""
 
 
 def quantize(w: Weight, format: QuantFormat, kernels: Kernels) -> IntWeight:
@@ -59,21 +58,26 @@ def quantize(w: Weight, format: QuantFormat, kernels: Kernels) -> IntWeight:
 
 def quantize_experts(w: Weight, format: QuantFormat, kernels: Kernels) -> IntExperts:
     """w: a stack of experts [E, O, I]."""
-    each = tuple(quantize(Weight(expert, w.sizes), format, kernels) for expert in w.tensor)
-    return IntExperts(**{**vars(w), "tensor": w.tensor.new_empty(0)}, each=each)
+    each = [quantize(Weight(expert, w.sizes), format, kernels) for expert in w.tensor]
+    kept = {**vars(each[0]), "bias": None, "summed": w.summed}
+    return IntExperts(
+        **{**kept, "tensor": torch.stack([e.tensor for e in each]), "scales": torch.stack([e.scales for e in each])}
+    )
 
 
-def int_product(x: Tensor, w: IntWeight, kernels: Kernels, launch: Launcher) -> Tensor:
+def int_product(x: Tensor, w: IntWeight, kernels: Kernels, launch: Launcher, groups: Groups | None = None) -> Tensor:
     """x: [T, I] -> [T, O] in x's dtype. Inside, x becomes whole numbers of 8 bits, and sums of groups are float32."""
-    dtype, (rows, inputs) = x.dtype, x.shape
-    x = launch.rows(x if dtype == torch.float32 else launch.kit(Tensor.float, x))
-    y = launch.empty((rows, w.outputs), like=x)
-    groups = -(-inputs // (w.group or INPUT_GROUP))
-    scratch = launch.empty((rows * (8 * groups + inputs + 128),), torch.uint8)
+    x = launch.rows(x)
+    rows, inputs = x.shape
+    y = launch.empty((rows, w.outputs), x.dtype, like=x if groups is None else None)
+    scales = -(-inputs // (w.group or INPUT_GROUP))
+    scratch = launch.empty((rows * (8 * scales + inputs + 128),), torch.uint8)
+    live = launch.live(x) if groups is None else groups.live
+    starts, count = (None, 0) if groups is None else (groups.starts, groups.count)
     work = LinearWork(
         *(x.data_ptr(), w.tensor.data_ptr(), w.scales.data_ptr(), None if w.bias is None else w.bias.data_ptr()),
-        *(y.data_ptr(), scratch.data_ptr(), launch.live(x)),
-        *(x.stride(0), rows, w.outputs, inputs, w.outputs, w.bits, w.group),
+        *(y.data_ptr(), scratch.data_ptr(), live, starts),
+        *(x.stride(0), rows, w.outputs, inputs, w.outputs, w.bits, w.group, count),
     )
-    launch.run(kernels.linear_int, work)
-    return y if dtype == torch.float32 else launch.kit(Tensor.to, y, dtype)
+    launch.run(kernels.of("linear_int", x.dtype), work)
+    return y

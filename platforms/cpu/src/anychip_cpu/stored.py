@@ -14,8 +14,8 @@ from anychip_sdk.contract import ContractError, NotSupported, StoredWeight
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
-from anychip_cpu.kernel_ops import PackedWeight
 from anychip_cpu.library import library_path
+from anychip_cpu.packed import PackedWeight
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight
 
 CLASSES: dict[str, type[Weight]] = {

@@ -1,0 +1,70 @@
+"""Float weights in panels, and products with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from anychip_sdk.kits.torch.weights import Weight
+from torch import Tensor
+
+from anychip_cpu.launch import Launcher
+from anychip_cpu.native import Kernels, LinearWork, PackWork, advise, run
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass
+class PackedWeight(Weight):
+    """`tensor`: [panels, inputs, width], in bfloat16 [panels, ceil(inputs / 2), width, 2], see AnychipKernels; of
+    experts the panels of each after those of the one before.
+
+    `outputs` and `inputs`: the shape of the weight it was made of, or of one expert's."""
+
+    outputs: int = 0
+    inputs: int = 0
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows starts[e] to starts[e + 1] go to expert e; `starts` lies at this address, and the last says how many rows
+    there are."""
+
+    starts: int
+    count: int
+
+    @property
+    def live(self) -> int:
+        return self.starts + 4 * self.count
+
+
+def pack(w: Weight, kernels: Kernels) -> PackedWeight:
+    """w: a linear weight or an embedding [O, I], or experts [E, O, I], in one of DTYPES."""
+    *experts, outputs, inputs = w.tensor.shape
+    width = kernels.width
+    shape = (-(-inputs // 2), width, 2) if w.tensor.dtype == torch.bfloat16 else (inputs, width)
+    panels = w.tensor.new_empty(*experts, -(-outputs // width), *shape)
+    advise(panels.data_ptr(), panels.nbytes)
+    weight = w.tensor.contiguous()
+    for from_, to in zip(weight, panels, strict=True) if experts else ((weight, panels),):
+        work = PackWork(from_.data_ptr(), to.data_ptr(), None, outputs, inputs, 0, 0)
+        run(kernels.of("pack", weight.dtype), work, torch.get_num_threads())
+    return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs, inputs=inputs)
+
+
+def product(x: Tensor, w: PackedWeight, kernels: Kernels, launch: Launcher, groups: Groups | None = None) -> Tensor:
+    """x: [T, I] -> [T, O]."""
+    x = launch.rows(x)
+    rows, inputs = x.shape
+    y = launch.empty((rows, w.outputs), x.dtype, like=x if groups is None else None)
+    bias = None if w.bias is None else w.bias.data_ptr()
+    scratch = launch.empty((rows, inputs)) if x.dtype == torch.float16 else None
+    live = launch.live(x) if groups is None else groups.live
+    starts, count = (None, 0) if groups is None else (groups.starts, groups.count)
+    work = LinearWork(
+        *(x.data_ptr(), w.tensor.data_ptr(), None, bias, y.data_ptr()),
+        *(None if scratch is None else scratch.data_ptr(), live, starts),
+        *(x.stride(0), rows, w.outputs, inputs, w.outputs, 0, 0, count),
+    )
+    launch.run(kernels.of("linear", x.dtype), work)
+    return y
