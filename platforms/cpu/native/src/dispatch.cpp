@@ -2,22 +2,24 @@
 #include <omp.h>
 #include <string.h>
 #ifdef __linux__
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
+#ifdef ANYCHIP_X86
+#include <cpuid.h>
 #endif
 
 #define ANYCHIP_ISA dispatch
 #include "threads.h"
 
-extern const AnychipKernels anychip_table_portable;
-#ifdef ANYCHIP_X86
-extern const AnychipKernels anychip_table_avx2, anychip_table_avx512;
-#ifdef ANYCHIP_AVX512_VNNI
-extern const AnychipKernels anychip_table_avx512_vnni;
-#endif
-#ifdef ANYCHIP_AVX512_BF16
-extern const AnychipKernels anychip_table_avx512_bf16;
-#endif
-#endif
+extern const AnychipKernels anychip_table_amx, anychip_table_avx512_bf16, anychip_table_avx512_vnni,
+    anychip_table_avx512, anychip_table_avx2_vnni, anychip_table_avx2, anychip_table_neon_i8mm,
+    anychip_table_neon_dotprod, anychip_table_neon, anychip_table_portable;  // those that were compiled
 
 namespace {
 
@@ -26,39 +28,102 @@ struct Isa {
     bool available;
 };
 
+#if defined(ANYCHIP_X86)
+
 bool has_avx2() {
-#ifdef ANYCHIP_X86
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-    return false;
-#endif
 }
 
-bool has_avx512() {
-#ifdef ANYCHIP_X86
+[[maybe_unused]] bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+[[maybe_unused]] bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+[[maybe_unused]] bool has_bf16() { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }
+
+#ifdef ANYCHIP_EMULATED_ISAS  // a test's build: what they run is plain C++
+
+bool has_avx_vnni() { return has_avx2(); }
+bool has_amx() { return has_bf16(); }
+
+#else
+
+[[maybe_unused]] bool has_avx_vnni() {
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+// The processor must have tiles, and the kernel must give this process their state, 8 KiB a thread, which it does when
+// asked (Linux 5.16, "Using XSTATE features in user space applications").
+[[maybe_unused]] bool has_amx() {
+#ifdef __linux__
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    unsigned a, b, c, d;
+    if (!has_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const bool bf16 = d >> 22 & 1, tile = d >> 24 & 1, int8 = d >> 25 & 1;
+    return tile && bf16 && int8 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 #else
     return false;
 #endif
 }
 
-#ifdef ANYCHIP_AVX512_VNNI
-bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
-const Isa ISAS[] = {
-#ifdef ANYCHIP_AVX512_BF16
-    {&anychip_table_avx512_bf16, has_vnni() && __builtin_cpu_supports("avx512bf16")},
+#elif defined(__aarch64__)
+
+#ifdef __linux__
+[[maybe_unused]] bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
+[[maybe_unused]] bool has_i8mm() { return has_dotprod() && (getauxval(AT_HWCAP2) >> 13 & 3) == 3; }  // and bfloat16
+#elif defined(__APPLE__)
+bool has(const char* feature) {
+    int found = 0;
+    size_t size = sizeof found;
+    return sysctlbyname(feature, &found, &size, nullptr, 0) == 0 && found;
+}
+[[maybe_unused]] bool has_dotprod() { return has("hw.optional.arm.FEAT_DotProd"); }
+[[maybe_unused]] bool has_i8mm() {
+    return has_dotprod() && has("hw.optional.arm.FEAT_I8MM") && has("hw.optional.arm.FEAT_BF16");
+}
+#else
+[[maybe_unused]] bool has_dotprod() { return false; }
+[[maybe_unused]] bool has_i8mm() { return false; }
 #endif
-#ifdef ANYCHIP_AVX512_VNNI
+
+#endif
+
+const Isa ISAS[] = {  // best first
+#ifdef ANYCHIP_HAS_amx
+    {&anychip_table_amx, has_amx()},
+#endif
+#ifdef ANYCHIP_HAS_avx512_bf16
+    {&anychip_table_avx512_bf16, has_bf16()},
+#endif
+#ifdef ANYCHIP_HAS_avx512_vnni
     {&anychip_table_avx512_vnni, has_vnni()},
 #endif
-#ifdef ANYCHIP_X86
+#ifdef ANYCHIP_HAS_avx512
     {&anychip_table_avx512, has_avx512()},
+#endif
+#ifdef ANYCHIP_HAS_avx2_vnni
+    {&anychip_table_avx2_vnni, has_avx_vnni()},
+#endif
+#ifdef ANYCHIP_HAS_avx2
     {&anychip_table_avx2, has_avx2()},
 #endif
+#ifdef ANYCHIP_HAS_neon_i8mm
+    {&anychip_table_neon_i8mm, has_i8mm()},
+#endif
+#ifdef ANYCHIP_HAS_neon_dotprod
+    {&anychip_table_neon_dotprod, has_dotprod()},
+#endif
+#ifdef ANYCHIP_HAS_neon
+    {&anychip_table_neon, true},
+#endif
+#ifdef ANYCHIP_HAS_portable
     {&anychip_table_portable, true},
+#endif
 };
 
 }  // namespace
@@ -77,9 +142,9 @@ extern "C" __attribute__((visibility("default"))) void anychip_cpu_run(const Any
 }
 
 extern "C" __attribute__((visibility("default"))) const char* anychip_cpu_isas(void) {
-    static char names[64];
+    static char names[128];
     if (!names[0]) {
-        char made[64] = "";
+        char made[128] = "";
         for (const Isa& isa : ISAS)
             if (isa.available) {
                 if (made[0]) strcat(made, " ");

@@ -25,7 +25,11 @@ NO_KERNELS = (
     "missing: no C++ compiler was found when anychip-cpu was installed, so torch's do all the work, more slowly and "
     "without quantize; install g++ or clang++, then anychip-cpu again (pip install --force-reinstall --no-deps)"
 )
-ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
+ISA_FLAGS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16"),
+)
+"""Of Linux's names for what the kernels have variants for."""
 CPUINFO = Path("/proc/cpuinfo")
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
