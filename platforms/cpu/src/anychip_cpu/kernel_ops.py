@@ -151,6 +151,3 @@ class KernelOps(CpuOps):
 
     def sample(self, logits: Tensor, batch: Batch, state: Any) -> tuple[Sampled, Any]:
         return sample(logits, batch, state.last_token, self._kernels, self._launch), state
-
-    def _add(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self._launch.kit(torch.add, x, residual)
