@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 from anychip_sdk.kits.numpy.math import rms_norm, rotate
+from anychip_sdk.kits.numpy.scaled import cells, read
 
 from bugs.registry import bug
 
@@ -15,22 +16,23 @@ def attend(device, *, end=None, start=None, head=None, pages=None, weights=None,
 
     def run(q, kv, batch, layer):
         spec = layer.attention
-        K, V = (cache[layer.kv_index] for cache in kv[spec.group])
+        caches = kv[spec.group]
+        size, heads = cells(caches[0]).shape[2:4]
         T, H, D = q.shape
-        out = np.zeros((T, H, V.shape[-1]), q.dtype)
+        out = np.zeros((T, H, cells(caches[1]).shape[-1]), q.dtype)
         for seq in range(int(batch.counts[1])):
             table = batch.page_table[spec.group, seq]
             table = table if pages is None else pages(table)
-            k, v = K[table].reshape(-1, *K.shape[2:]), V[table].reshape(-1, *V.shape[2:])
+            k, v = (read(cache, layer.kv_index, table, q.dtype) for cache in caches)
             for t in range(int(batch.query_start[seq]), int(batch.query_start[seq + 1])):
                 last = int(batch.positions[t]) + 1
                 first = 0 if spec.window is None else max(0, last - spec.window)
                 if start is not None:
                     first = start(last, spec, batch, seq)
                 if end is not None:
-                    last = max(first + 1, end(last, K.shape[1]))
+                    last = max(first + 1, end(last, size))
                 for h in range(H):
-                    g = h // (H // K.shape[2]) if head is None else head(h, H, K.shape[2])
+                    g = h // (H // heads) if head is None else head(h, H, heads)
                     s = k[:, g] @ q[t, h] * (spec.scale if scale is None else scale(D))
                     p = (weights or softmax)(s, first, last, spec)
                     seen = v[first:last, g] if values is None else values(v[:, g])
