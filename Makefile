@@ -28,7 +28,7 @@ test-sanitize: $(VENV)/.dev
 	@cmake -S platforms/cpu -B $(SANITIZED) -DANYCHIP_SANITIZE=ON > /dev/null && cmake --build $(SANITIZED) -j 2 > /dev/null
 	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	 ASAN_OPTIONS=detect_leaks=0 ANYCHIP_CPU_LIBRARY=$(SANITIZED)/_kernels.so \
-	 $(BIN)/python -m pytest -q -p no:cacheprovider tests/cpu_kernels
+	 $(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow" -p no:cacheprovider tests/cpu_kernels
 
 # Compiles whole steps for TPUs with their own compiler, which needs no TPU.
 tpu-check: $(VENV)/.dev

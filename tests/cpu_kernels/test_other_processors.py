@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from anychip_cpu import native
+from anychip_cpu import library, native
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "platforms" / "cpu"
@@ -55,7 +55,7 @@ def test_amx_and_avx_vnni_in_plain_cpp(tmp_path):
     if reason or platform.machine() != "x86_64" or "avx512_bf16" not in native.isas():
         pytest.skip(reason or "needs AVX-512 with bfloat16 for the rest of the kernels")
     build(tmp_path, f"-DANYCHIP_EMULATE={HERE / 'native'}")
-    known = {**os.environ, native.BUILT: str(tmp_path / "_kernels.so")}
+    known = {**os.environ, library.BUILT: str(tmp_path / "_kernels.so")}
     script = "import torch; from anychip_cpu import native; print(*native.isas())"
     found = subprocess.run([sys.executable, "-c", script], env=known, check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["amx", "avx2_vnni"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-from anychip_sdk.contract import Batch, DeviceInfo, Layer
-from anychip_sdk.kits.numpy import NumpyAttention, NumpyDevice, NumpyOps, Weight
+from anychip_sdk.contract import Batch, DeviceInfo, KVDType, Layer
+from anychip_sdk.kits.numpy import NumpyAllocator, NumpyAttention, NumpyDevice, NumpyOps, Weight
 
 from anychip_numba import kernels
 from anychip_numba.kernels import Array
+
+KV_DTYPES: tuple[KVDType, ...] = ("float32", "float64")
 
 
 class NumbaAttention(NumpyAttention):
@@ -51,4 +54,7 @@ class NumbaOps(NumpyOps):
 class NumbaDevice(NumpyDevice):
     def __init__(self, info: DeviceInfo) -> None:
         super().__init__(info)
+        # The kit keeps KV in 8 bits, too, which the kernels here cannot read.
+        self.capabilities = replace(self.capabilities, kv_dtypes=KV_DTYPES)
+        self.allocator = NumpyAllocator(KV_DTYPES)
         self.ops = NumbaOps()
