@@ -65,6 +65,16 @@ def test_each_entry_says_who_provides_it_and_why():
     ]
 
 
+def test_an_op_of_a_provider_names_the_library():
+    device = MyDevice()
+    device.ops.provided = {"embedding": "some library 1.0: gather", "attention.write": "some library 1.0: put"}
+    table = entries(device)
+    for op, provider in device.ops.provided.items():
+        assert (table[op].provider, table[op].reason) == (provider, "asked for as a provider")
+        assert not table[op].fallback
+    assert table["take"].fallback
+
+
 def test_strict_names_the_fallbacks():
     with pytest.raises(PlatformError) as caught:
         refuse_fallbacks(op_table(MyDevice()), "mine")

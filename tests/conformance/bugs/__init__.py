@@ -33,6 +33,11 @@ def _platform(bug: Bug) -> type[Platform]:
             bug.plant(device)
             return device
 
+        def open_with(self, provider: str, index: int = 0, *, threads: int | None = None) -> Any:
+            if bug.name != "takes_any_provider":
+                return super().open_with(provider, index, threads=threads)
+            return self.open(index, threads=threads)
+
     return Buggy
 
 

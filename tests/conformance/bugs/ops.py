@@ -155,6 +155,16 @@ def opens_any_index(device):
     """The platform looks at this bug's name."""
 
 
+@bug("discovery", "any provider can be asked for, and is ignored")
+def takes_any_provider(device):
+    """The platform looks at this bug's name."""
+
+
+@bug("discovery", "a provider that happens to be installed is taken unasked")
+def takes_a_provider_unasked(device):
+    device.ops.provided = {"rms_norm": "some library 1.0, its rms_norm"}
+
+
 @bug("discovery", "a lent buffer holds what the step before left in it")
 def dirty_buffers(device):
     kept = {}

@@ -67,7 +67,7 @@ class Scorer:
     def __init__(self, model: str, options: EngineOptions, *, progress: bool = False) -> None:
         with open_checkpoint(model, revision=options.revision) as checkpoint:
             self.tokenizer = Tokenizer.load(checkpoint.path, checkpoint.config)
-            device = open_device(choose(options.device), options.threads)
+            device = open_device(choose(options.device), options.threads, options.provider)
             try:
                 if not isinstance(device, Device):
                     raise PlatformError(f"{device.info.name} runs whole steps, whose logits cannot be asked for")
@@ -167,9 +167,9 @@ def _documents(text: str) -> list[str]:
     return [part.strip() for part in text.split("\f") if part.strip()]
 
 
-def formats(device_name: str, threads: int | None) -> list[dict[str, str]]:
+def formats(device_name: str, threads: int | None, provider: str | None = None) -> list[dict[str, str]]:
     """Options of every format that a device has beside float32, names for the same format once."""
-    device = open_device(choose(device_name), threads)
+    device = open_device(choose(device_name), threads, provider)
     claims = device.capabilities
     device.close()
     names = {QUANT_FORMATS[name]: name for name in reversed(claims.quantize)}
@@ -204,7 +204,7 @@ def _name(given: dict[str, str]) -> str:
 def _refuse_early(model: str, options: EngineOptions) -> None:
     """Raises AnychipError for what cannot be loaded, before minutes go into the reference."""
     with open_checkpoint(model, revision=options.revision) as checkpoint:
-        device = open_device(choose(options.device), options.threads)
+        device = open_device(choose(options.device), options.threads, options.provider)
         try:
             make_budget(checkpoint, device, options)
         finally:

@@ -74,7 +74,7 @@ def _quality(options: argparse.Namespace) -> None:
 
     given = engine_options(options)
     asked: dict[str, str] = {name: given.pop(name) for name in ("dtype", "quantize", "kv_dtype") if name in given}
-    chosen = [asked] if asked else quality.formats(options.device, options.threads)
+    chosen = [asked] if asked else quality.formats(options.device, options.threads, options.provider)
     results = []
     print(f"{'format':20}{'weights':>12}{'KV a token':>14}{'perplexity':>12}{'KL to float32':>15}{'same first':>12}")
     for r in quality.run(options.model, quality.texts(options.text), chosen, progress=True, **given):

@@ -19,6 +19,7 @@ OUT = Path("conformance-report")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="NAME or NAME:INDEX of an installed device")
     parser.add_argument("--plugin", metavar="MODULE:FUNCTION", help="a plugin that is not installed, by its manifest")
+    parser.add_argument("--provider", help="take ops from this library; see anychip devices -v")
     parser.add_argument("--group", metavar="MODULE:FUNCTION", help="opens one rank of several, for the communicator")
     tier = parser.add_mutually_exclusive_group()
     tier.add_argument("--quick", action="store_true", help="fewer shapes: minutes, not tens of them")
@@ -66,11 +67,11 @@ def _run(options: argparse.Namespace) -> int:
             raise PlatformError(f"there is no profile {profile!r}; known: {', '.join(PROFILES)}")
     areas = tuple(a for a in options.areas.split(",") if a) or AREAS
     waivers = read_waivers(options.waivers) if options.waivers else {}
-    tested = find(options.device, options.plugin)
+    tested = find(options.device, options.plugin, options.provider)
     tier: Tier = "quick" if options.quick else "certify" if options.certify else "full"
     request = Request(
         options.device, options.plugin, options.group, tier, options.seed, options.out, areas, options.time_limit,
-        fail_fast=options.fail_fast, jobs=max(1, options.jobs),
+        fail_fast=options.fail_fast, jobs=max(1, options.jobs), provider=options.provider,
     )  # fmt: skip
     check_known(waivers, known_checks(request, (check.partition("/")[0] for check in waivers)))
     print(f"{tested.name}: {tested.info.description} ({tested.distribution}), {tier} run", flush=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from anychip.errors import PlatformError
+
 if TYPE_CHECKING:
     from anychip.platforms.inspection import Inspection
     from anychip.platforms.selection import Probed
@@ -13,20 +15,23 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", nargs="?", metavar="NAME[:INDEX]", help="only this platform, or this device of it")
     parser.add_argument("-v", "--verbose", action="store_true", help="details, memory, and where each op comes from")
+    parser.add_argument("--provider", help="with -v: as if ops were taken from this library")
 
 
 def run(options: argparse.Namespace) -> None:
     from anychip.platforms.selection import find, probe_all
 
+    if options.provider is not None and not (options.verbose and options.device):
+        raise PlatformError(f"--provider {options.provider} is of one device; give its NAME and -v as well")
     if options.device is None:
         for probed in probe_all():
             _list(probed, "", options.verbose)
     else:
         probed, index = find(options.device)
-        _list(probed, index, options.verbose)
+        _list(probed, index, options.verbose, options.provider)
 
 
-def _list(probed: Probed, only: str, verbose: bool) -> None:
+def _list(probed: Probed, only: str, verbose: bool, provider: str | None = None) -> None:
     """only: the index of one device, or "" for all. Raises PlatformError where there is no such device."""
     from anychip_sdk.contract import Found
 
@@ -42,7 +47,7 @@ def _list(probed: Probed, only: str, verbose: bool) -> None:
             description = " ".join(info.description.split())
             print(f"{info.name:12} found   {description}  ({probed.plugin.distribution})", flush=True)
             if verbose:
-                _show(inspect_device(probed, index))
+                _show(inspect_device(probed, index, provider))
 
 
 def _unusable(probed: Probed) -> str:
@@ -70,5 +75,8 @@ def _show(found: Inspection) -> None:
     print(f"    memory: {gib(found.memory.free)} free of {gib(found.memory.total)}")
     print(f"    weights in {', '.join(found.claims.weight_dtypes)}; KV in {', '.join(found.claims.kv_dtypes)}")
     print(f"    --quantize {', '.join(found.claims.quantize) or '(none)'}")
+    for p in found.providers:
+        why = f": cannot be used: {p.broken.reason}; to mend it: {p.broken.mend}" if p.broken else ""
+        print(f"    --provider {p.name} ({p.summary}){why}")
     for entry in found.ops:
         print(f"    {entry.op:24} {entry.dtype:9} {entry.provider}: {entry.reason}")

@@ -23,6 +23,7 @@ _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--memory-fraction", float, "share of the free memory for the KV cache (default 0.5)"),
     ("--policy", str, "fcfs or priority (default fcfs)"),
     ("--threads", int, "host threads (default: the device's choice)"),
+    ("--provider", str, "take ops from another library that the device knows; see anychip devices -v (default: none)"),
     ("--revision", str, "branch, tag or commit of a hub id"),
 )
 _SAMPLING: tuple[tuple[str, Any, str], ...] = (

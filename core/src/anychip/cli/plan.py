@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from anychip.cli.options import NO_PREFIX_CACHING, NO_WARM_UP, NO_WEIGHT_CACHE, add_engine_options, engine_options
+from anychip.errors import RequestError
 
 if TYPE_CHECKING:
     from anychip.engine.budget import Budget
@@ -28,7 +29,9 @@ def run(options: argparse.Namespace) -> None:
     engine = EngineOptions.make(**engine_options(options))
     with open_checkpoint(options.model, revision=engine.revision) as checkpoint:
         planned = plan_device(engine.device)
-        device = planned.device if planned else open_device(choose(engine.device), engine.threads)
+        if planned and engine.provider is not None:
+            raise RequestError(f"{engine.device} is not here and has no provider; leave --provider out", "provider")
+        device = planned.device if planned else open_device(choose(engine.device), engine.threads, engine.provider)
         try:
             refuse_if_strict(device, engine)
             b = make_budget(checkpoint, device, engine)

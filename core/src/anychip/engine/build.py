@@ -60,7 +60,7 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
         eos_ids = _eos_ids(checkpoint, words)
         _check_defaults(checkpoint)
         choice = choose(options.device)
-        device = open_device(choice, options.threads)
+        device = open_device(choice, options.threads, options.provider)
         try:
             refuse_if_strict(device, options)
             budget = make_budget(checkpoint, device, options)

@@ -54,6 +54,8 @@ class EngineOptions:
     policy: Literal["fcfs", "priority"] = "fcfs"
     threads: int | None = None
     """host threads a device may use; None: the device's choice"""
+    provider: str | None = None
+    """another library whose ops the device takes in place of its own, see anychip devices -v; None: none is taken"""
     revision: str | None = None
     """branch, tag or commit of a hub repository"""
     warm_up: bool = True
@@ -81,6 +83,7 @@ class EngineOptions:
         for name in ("prefix_caching", "warm_up", "weight_cache", "strict"):
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         self._require("revision", self.revision is None or isinstance(self.revision, str), "a branch, tag or commit")
+        self._require("provider", self.provider is None or isinstance(self.provider, str), "the name of a provider")
         self._require("policy", self.policy in ("fcfs", "priority"), "fcfs or priority")
         dtypes = ("auto", "float32", "bfloat16", "float16", "float64")
         self._require("dtype", self.dtype in dtypes, "one of " + ", ".join(dtypes))

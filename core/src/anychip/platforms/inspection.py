@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anychip_sdk.contract import Absent, Broken, Capabilities, DeviceInfo, Found, Memory
+from anychip_sdk.contract import Absent, Broken, Capabilities, DeviceInfo, Found, Memory, Provider
 
 from anychip.errors import PlatformError
 from anychip.platforms.discovery import first_line, one_line, upgrade
 from anychip.platforms.op_table import OpEntry, op_table
-from anychip.platforms.selection import Probed, memory_of, open_device, take
+from anychip.platforms.selection import Probed, memory_of, open_device, providers_of, take
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Inspection:
     memory: Memory | None = None
     claims: Capabilities | None = None
     ops: tuple[OpEntry, ...] = ()
+    providers: tuple[Provider, ...] = ()
 
 
 def state(probed: Probed) -> State:
@@ -42,17 +43,18 @@ def state(probed: Probed) -> State:
     return State("found") if result.devices else State("absent", "its probe found no device")
 
 
-def inspect_device(probed: Probed, index: int) -> Inspection:
-    """Never raises for a plugin's sake."""
+def inspect_device(probed: Probed, index: int, provider: str | None = None) -> Inspection:
+    """provider: as `open_device` takes it. Never raises for a plugin's sake."""
     assert isinstance(probed.result, Found)
     info = probed.result.devices[index]
     choice = take(probed, index, "listed")
     try:
-        device = open_device(choice, None)
+        device = open_device(choice, None, provider)
     except PlatformError as error:
         return Inspection(info, str(error))
     try:
-        found = Inspection(info, memory=memory_of(device, choice), claims=device.capabilities, ops=op_table(device))
+        memory, providers = memory_of(device, choice), providers_of(choice.platform)
+        found = Inspection(info, memory=memory, claims=device.capabilities, ops=op_table(device), providers=providers)
         device.close()
         return found
     except PlatformError as error:

@@ -16,7 +16,8 @@ _KITS = "anychip_sdk.kits."
 
 @dataclass(frozen=True)
 class OpEntry:
-    """`provider`: distribution and class. `fallback`: taken from a kit though the platform did not adopt it."""
+    """`provider`: distribution and class, or the library that was asked for. `fallback`: taken from a kit though the
+    platform did not adopt it."""
 
     op: str
     dtype: str
@@ -55,6 +56,8 @@ def op_table(device: Device | StepPlugin) -> tuple[OpEntry, ...]:
 def _entry(
     op: str, dtype: str, owner: object, name: str, main: Ops | StepPlugin, distributions: Mapping[str, list[str]]
 ) -> OpEntry:
+    if isinstance(main, Ops) and op in main.provided:
+        return OpEntry(op, dtype, main.provided[op], "asked for as a provider", False)
     home = next(c for c in type(owner).__mro__ if name in vars(c))
     module = home.__module__
     top = distributions.get(module.partition(".")[0], [])

@@ -18,6 +18,7 @@ from anychip_sdk.contract import (
     NotSupported,
     Planned,
     Platform,
+    Provider,
     StepPlugin,
 )
 
@@ -196,12 +197,41 @@ def explain(probed: Probed) -> str:
     return f"{name} has {len(result.devices)} devices"
 
 
-def open_device(choice: Choice, threads: int | None) -> Device | StepPlugin:
-    """Raises PlatformError where the device cannot be opened, or reports memory that nothing can be kept in."""
+def providers_of(platform: Platform) -> tuple[Provider, ...]:
+    """Raises PlatformError where the platform cannot say."""
+    try:
+        return isolated(platform.providers)
+    except (Exception, SystemExit) as error:  # of a vendor's code
+        raise PlatformError(
+            f"{type(platform).__name__} cannot say which providers it has: {first_line(error)}"
+        ) from error
+
+
+def check_provider(choice: Choice, provider: str) -> None:
+    """Raises PlatformError for a provider that the device does not have, or that cannot be used here."""
+    name, known = choice.info.name, {p.name: p for p in providers_of(choice.platform)}
+    if provider not in known:
+        has = f"it has {', '.join(known)}: choose one of these, or" if known else "it has none:"
+        raise PlatformError(f"{name} has no provider {provider!r}; {has} leave provider out")
+    broken = known[provider].broken
+    if broken is not None:
+        raise PlatformError(
+            f"provider {provider} cannot be used: {one_line(broken.reason)}; to mend it: {one_line(broken.mend)}"
+        )
+
+
+def open_device(choice: Choice, threads: int | None, provider: str | None = None) -> Device | StepPlugin:
+    """provider: whose ops to take in place of the platform's own, see `Platform.providers`. Raises PlatformError where
+    the device cannot be opened, has no such provider, or reports memory that nothing can be kept in."""
     name = choice.info.name
+    if provider is not None:
+        check_provider(choice, provider)
     try:
         with printing_to_stderr():
-            device = choice.platform.open(choice.index, threads=threads)
+            if provider is None:
+                device = choice.platform.open(choice.index, threads=threads)
+            else:
+                device = choice.platform.open_with(provider, choice.index, threads=threads)
     except (DeviceError, NotSupported) as error:
         raise PlatformError(f"{name} cannot be opened: {one_line(str(error))}") from error
     except Exception as error:  # of a vendor's library, which knows no contract

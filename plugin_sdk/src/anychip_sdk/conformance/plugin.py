@@ -32,6 +32,7 @@ class Settings:
     seed: int
     out: Path | None
     inputs: Path | None
+    provider: str | None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,13 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--anychip-tier", choices=("quick", "full", "certify"), default="full")
     group.addoption("--anychip-seed", type=int, default=0, help="seed of all inputs")
     group.addoption("--anychip-out", metavar="DIR", type=Path, help="where records and failed inputs go")
+    group.addoption("--anychip-provider", metavar="NAME", help="take ops from this provider of the device")
     group.addoption("--anychip-inputs", metavar="FILE", type=Path, help="repeat with these saved inputs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "anychip(since, level, profile, tier, claim): a check of the conformance suite")
     config.addinivalue_line("markers", "anychip_tier(name): from which tier on a parameter is run")
-    names = ("device", "plugin", "group", "tier", "seed", "out", "inputs")
+    names = ("device", "plugin", "group", "tier", "seed", "out", "inputs", "provider")
     config.stash[SETTINGS] = Settings(**{name: config.getoption(f"anychip_{name}") for name in names})
 
 

@@ -62,7 +62,9 @@ def make_report(
             "details": dict(under_test.info.details), "distribution": under_test.distribution,
         },
         "versions": {**_versions(), "plugin contract": str(under_test.manifest.contract)},
-        "asked": {"device": request.device, "plugin": request.plugin, "group": request.group},
+        "asked": {
+            "device": request.device, "plugin": request.plugin, "group": request.group, "provider": request.provider,
+        },
         "when": datetime.now(UTC).isoformat(timespec="seconds"), "tier": request.tier, "seed": request.seed,
         "level": level, "next level": lacks, "profiles": found, "demanded": demanded,
         "capabilities": asdict(claims),

@@ -24,7 +24,7 @@ def repro(check: str, folder: Path) -> tuple[AreaRun, str]:
     with tempfile.TemporaryDirectory() as scratch:
         request = Request(
             asked["device"], asked["plugin"], asked["group"], data["tier"], data["seed"], Path(scratch), (area,),
-            inputs=inputs, only=f"test_{name}",
+            inputs=inputs, only=f"test_{name}", provider=asked.get("provider"),
         )  # fmt: skip
         (done,) = run(request)
         words = (Path(scratch) / "areas" / area / "output.txt").read_text(encoding="utf-8", errors="replace")

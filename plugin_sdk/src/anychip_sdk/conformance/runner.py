@@ -32,7 +32,8 @@ RECORDS: Final = "records.jsonl"
 @dataclass(frozen=True)
 class Request:
     """What to run. `inputs`: repeat with these saved inputs; `only`: one check's pytest name; `fail_fast`: an area ends
-    with its first failure; `jobs`: areas that run at once, but for those of `ALONE`."""
+    with its first failure; `jobs`: areas that run at once, but for those of `ALONE`; `provider`: whose ops the
+    device takes."""
 
     device: str | None
     plugin: str | None
@@ -46,6 +47,7 @@ class Request:
     only: str | None = None
     fail_fast: bool = False
     jobs: int = 1
+    provider: str | None = None
 
     def __post_init__(self) -> None:
         for area in self.areas:
@@ -93,7 +95,7 @@ def command(area: str, request: Request, records: Path) -> list[str]:
     target = str(AREA_FILES / f"test_{area}.py") + (f"::{request.only}" if request.only else "")
     options = {
         "device": request.device, "plugin": request.plugin, "group": request.group, "tier": request.tier,
-        "seed": request.seed, "out": records, "inputs": request.inputs,
+        "seed": request.seed, "out": records, "inputs": request.inputs, "provider": request.provider,
     }  # fmt: skip
     return [
         sys.executable, "-X", "faulthandler", "-m", "pytest", target, "-q", "-c", os.devnull,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 from anychip_sdk.contract import Device, DeviceInfo, Found, Manifest, Platform, StepPlugin
@@ -24,17 +24,21 @@ class UnderTest:
     platform: Platform
     index: int
     info: DeviceInfo
+    provider: str | None = None
+    """whose ops the device takes in place of the platform's own"""
 
     def open(self) -> Device | StepPlugin:
         """A device of its own for whoever asks; they close it."""
+        if self.provider is not None:
+            return self.platform.open_with(self.provider, self.index)
         return self.platform.open(self.index)
 
 
-def find(device: str | None, plugin: str | None = None) -> UnderTest:
+def find(device: str | None, plugin: str | None = None, provider: str | None = None) -> UnderTest:
     """device: NAME or NAME:INDEX of an installed platform. plugin: MODULE:FUNCTION that gives a Manifest; it goes
-    before `device`, of which only the index counts then. Raises SuiteError."""
+    before `device`, of which only the index counts then. provider: see `Platform.providers`. Raises SuiteError."""
     if plugin is not None:
-        return _from_manifest(manifest_of(plugin), plugin, device)
+        return _with(_from_manifest(manifest_of(plugin), plugin, device), provider)
     if device is None:
         raise SuiteError("no device was named; give --device NAME, or --plugin MODULE:FUNCTION")
     from anychip.errors import PlatformError
@@ -48,7 +52,21 @@ def find(device: str | None, plugin: str | None = None) -> UnderTest:
     plugins = {p.name: p for p in discover()}
     found = plugins[split(device, plugins)[0]]
     assert found.manifest is not None  # `choose` refuses a plugin without one
-    return UnderTest(device, found.distribution, found.manifest, choice.platform, choice.index, choice.info)
+    tested = UnderTest(device, found.distribution, found.manifest, choice.platform, choice.index, choice.info)
+    return _with(tested, provider)
+
+
+def _with(tested: UnderTest, provider: str | None) -> UnderTest:
+    """Raises SuiteError for a provider that the platform does not have, or that cannot be used here."""
+    if provider is None:
+        return tested
+    known = {p.name: p.broken for p in tested.platform.providers()}
+    if provider not in known:
+        raise SuiteError(f"{tested.name} has no provider {provider!r}; it has {', '.join(known) or 'none'}")
+    broken = known[provider]
+    if broken is not None:
+        raise SuiteError(f"provider {provider} cannot be used: {broken.reason}; to mend it: {broken.mend}")
+    return replace(tested, name=f"{tested.name} with {provider}", provider=provider)
 
 
 def manifest_of(plugin: str) -> Manifest:

@@ -10,7 +10,7 @@ from anychip_sdk.contract.device import Capabilities, Compiled, Device, DeviceIn
 from anychip_sdk.contract.errors import ContractError, DeviceError, NotSupported, OutOfMemory
 from anychip_sdk.contract.hooks import ENTRY_POINT_GROUP, hookimpl
 from anychip_sdk.contract.ops import NO_TOKEN, Ops, Sampled
-from anychip_sdk.contract.platform import Absent, Broken, Found, Manifest, Planned, Platform, Rates
+from anychip_sdk.contract.platform import Absent, Broken, Found, Manifest, Planned, Platform, Provider, Rates
 from anychip_sdk.contract.specs import (
     QUANT_FORMATS,
     SCALED_KV,
@@ -38,6 +38,7 @@ __all__ = [
     "Absent", "Activation", "Allocator", "Attention", "AttentionSpec", "Batch", "Broken", "Bucket", "Capabilities",
     "Communicator", "Compiled", "ContractError", "DType", "Device", "DeviceError", "DeviceInfo", "Found", "KVDType",
     "KVLayout", "KVSpec", "Layer", "Manifest", "Memory", "MoESpec", "NotSupported", "Ops", "OutOfMemory", "Paged",
-    "Pending", "Planned", "Platform", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled", "Shapes",
-    "Step", "StepKey", "StepPlugin", "StoredWeight", "Version", "WeightKind", "WeightSpec", "hookimpl", "view", "words",
+    "Pending", "Planned", "Platform", "Provider", "QuantFormat", "Rates", "Reader", "Row", "SampleKind", "Sampled",
+    "Shapes", "Step", "StepKey", "StepPlugin", "StoredWeight", "Version", "WeightKind", "WeightSpec", "hookimpl",
+    "view", "words",
 ]  # fmt: skip

@@ -47,6 +47,10 @@ class Ops(Checked):
     """Ops that this platform takes from a kit by choice: name -> why. Any other op whose code lies in a kit counts
     as a fallback in the op table, and `--strict` refuses it."""
 
+    provided: ClassVar[Mapping[str, str]] = {}
+    """Ops, attention methods among them ("attention.attend"), that another library computes since the user asked for
+    that provider: name -> the library, its version and its function. The op table shows it."""
+
     @abstractmethod
     def embedding(self, ids: Array, w: Handle, scale: float = 1.0) -> Array:
         """[T] -> [T, E], times `scale` rounded to the dtype"""

@@ -52,6 +52,17 @@ class Broken:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Provider:
+    """Another library whose ops a platform can take in place of its own. It is taken where a user asks for it, and
+    never else. `name`: as --provider takes it; `summary`: one line on what it is; `broken`: why it cannot be used here
+    and the command that mends it, None where it can."""
+
+    name: str
+    summary: str
+    broken: Broken | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rates:
     """What a chip's maker publishes of it, for estimates. `chips`: how many work as one. Of each: `bandwidth`: bytes of
     its memory per second; `flops`: operations per second in the dtype that it prefers; `link`: bytes per second that it
@@ -88,6 +99,16 @@ class Platform(Checked):
     def open(self, index: int = 0, *, threads: int | None = None) -> Device | StepPlugin:
         """Opens device `index` of `Found.devices`. threads: host threads to use, None for the platform's own
         choice. Raises DeviceError."""
+
+    def providers(self) -> tuple[Provider, ...]:
+        """The libraries that `open_with` knows, whether they can be used here or not. As quick as `probe`."""
+        return ()
+
+    def open_with(self, provider: str, index: int = 0, *, threads: int | None = None) -> Device | StepPlugin:
+        """`open`, with every op of the contract that this provider has; `Ops.provided` names them. Raises NotSupported
+        for one that is not among `providers`, and DeviceError for one that cannot be used here."""
+        known = ", ".join(p.name for p in self.providers()) or "none"
+        raise NotSupported(f"there is no provider {provider!r}; {type(self).__name__} has {known}")
 
     def plan(self, which: str) -> Planned:
         """A device that need not be here, by what a user writes behind the platform's name ("v5e-4"). Raises

@@ -26,7 +26,7 @@ OPENED = pytest.StashKey[Device | StepPlugin]()
 def _under_test(config: pytest.Config) -> UnderTest:
     if UNDER_TEST not in config.stash:
         settings = config.stash[SETTINGS]
-        config.stash[UNDER_TEST] = find(settings.device, settings.plugin)
+        config.stash[UNDER_TEST] = find(settings.device, settings.plugin, settings.provider)
     return config.stash[UNDER_TEST]
 
 

@@ -30,8 +30,10 @@ from anychip_sdk.contract import (
     DType,
     Found,
     Manifest,
+    NotSupported,
     Ops,
     Platform,
+    Provider,
     SampleKind,
     StepKey,
     StepPlugin,
@@ -108,6 +110,35 @@ def test_a_device_that_is_not_there_is_refused(under_test: UnderTest) -> None:
     assert isinstance(result, Found)
     with pytest.raises(DeviceError):
         under_test.platform.open(len(result.devices) + 7)
+
+
+@check(since="1.3", level="bronze")
+def test_providers_are_described_and_others_refused(under_test: UnderTest) -> None:
+    platform = under_test.platform
+    providers = platform.providers()
+    names = [p.name for p in providers]
+    assert len(set(names)) == len(names), f"two providers have one name: {names}"
+    for p in providers:
+        assert isinstance(p, Provider)
+        assert re.fullmatch(r"[a-z][a-z0-9_-]*", p.name), (
+            f"a provider is called {p.name!r}; expected lower-case letters"
+        )
+        assert p.summary and "\n" not in p.summary, f"the summary of {p.name} must be one line"  # noqa: PT018
+        if p.broken is not None:
+            with pytest.raises(DeviceError):
+                platform.open_with(p.name, under_test.index)
+    with pytest.raises(NotSupported):
+        platform.open_with("no-such-provider", under_test.index)
+
+
+@check(since="1.3", level="bronze")
+def test_no_provider_is_taken_unasked(under_test: UnderTest) -> None:
+    device = under_test.platform.open(under_test.index)
+    try:
+        taken = device.ops.provided if isinstance(device, Device) else {}
+        assert not taken, f"nobody asked for a provider, but one computes {', '.join(taken)}"
+    finally:
+        device.close()
 
 
 @check(since="1.0", level="bronze")
