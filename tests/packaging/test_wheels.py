@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+# Two cores compile the kernels for more than a minute, and longer beside other tests.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 DEMO = ("generate", "--model", "demo", "--temperature", "0", "--max-tokens", "8")
 PROMPT = "Return a list"

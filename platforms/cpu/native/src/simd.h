@@ -40,25 +40,32 @@ static inline float sum(Vec v) {
     return v[0];
 }
 
+// Shuffles of two rows a and b, as constants: lanes that are set one by one cost the compiler seconds a kernel.
+template <int32_t... LANE>
+struct Lanes {
+    // Blocks of WIDTH lanes: a0 b0 a2 b2 ..., and with FROM = 1, a1 b1 a3 b3 ...
+    template <int32_t WIDTH, int32_t FROM>
+    static constexpr Ints BLOCKS = {(LANE / WIDTH % 2 ? ANYCHIP_LANES : 0) + (LANE / WIDTH / 2 * 2 + FROM) * WIDTH +
+                                    LANE % WIDTH...};
+};
+#if ANYCHIP_LANES == 16
+typedef Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15> Shuffle;
+#elif ANYCHIP_LANES == 8
+typedef Lanes<0, 1, 2, 3, 4, 5, 6, 7> Shuffle;
+#else
+typedef Lanes<0, 1, 2, 3> Shuffle;
+#endif
+
 // Lane j of the result is the sum of row j's lanes: neighbours are added, and rows put side by side, until each row is
 // one lane wide. `rows` is overwritten.
+template <int32_t WIDTH = 1>
 static inline Vec sums(Vec rows[LANES]) {
-    Ints even, odd;
-    int64_t count = LANES;
-#pragma GCC unroll 4
-    for (int64_t width = 1; width < LANES; width *= 2) {
-        // Of two rows a and b: blocks of `width` lanes a0 b0 a2 b2 ..., and a1 b1 a3 b3 ...
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < LANES; ++i) {
-            const int64_t block = i / width, from = block % 2 ? LANES : 0;
-            even[i] = static_cast<int32_t>(from + block / 2 * 2 * width + i % width);
-            odd[i] = static_cast<int32_t>(from + (block / 2 * 2 + 1) * width + i % width);
-        }
-        count /= 2;
+    if constexpr (WIDTH < LANES) {
 #pragma GCC unroll 8
-        for (int64_t i = 0; i < count; ++i)
-            rows[i] = __builtin_shuffle(rows[2 * i], rows[2 * i + 1], even) +
-                      __builtin_shuffle(rows[2 * i], rows[2 * i + 1], odd);
+        for (int64_t i = 0; i < LANES / (2 * WIDTH); ++i)
+            rows[i] = __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::BLOCKS<WIDTH, 0>) +
+                      __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::BLOCKS<WIDTH, 1>);
+        return sums<2 * WIDTH>(rows);
     }
     return rows[0];
 }
