@@ -1,7 +1,8 @@
 """Compiles whole steps for TPUs, on a machine without one, and looks at what libtpu made of them.
 
-`python tools/tpu_check.py [MODEL[@CHIP-COUNT] ...]`: for each model and TPU a decode and a prefill step, as in
-`Llama-3-8B@v5e-4`. A model is one of those below, or a folder with a config.json. It fails where a step does not fit
+`python tools/tpu_check.py [MODEL[@CHIP-COUNT[/KV]] ...]`: for each model and TPU a decode and a prefill step, as in
+`Llama-3-8B@v5e-4`, or `Llama-3-8B@v5e-4/int8` for KV in another dtype than the weights. A model is one of those below,
+or a folder with a config.json. It fails where a step does not fit
 the memory, lacks our kernels, copies the KV cache, or has other collectives than the sharding implies."""
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -22,7 +23,7 @@ import jax
 from anychip.models.registry import Family, family
 from anychip.models.shapes import tensors
 from anychip.models.spec import ModelSpec
-from anychip_sdk.contract import Batch, Bucket, KVSpec, Sampled, StepKey, WeightSpec
+from anychip_sdk.contract import Batch, Bucket, KVDType, KVLayout, KVSpec, Sampled, StepKey, WeightSpec
 from anychip_tpu.chips import CHIPS
 from anychip_tpu.planned import PlannedDevice, Program
 
@@ -46,9 +47,10 @@ MODELS: Mapping[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TARGETS = {
-    "Qwen3-0.6B": (("v5e", 1), ("v5e", 4), ("v6e", 1)),
-    "Llama-3-8B": (("v5e", 4), ("v6e", 1), ("v6e", 4)),  # its weights alone are as large as one v5e's memory
-    "Mixtral-8x7B": (("v6e", 4),),  # its weights need 87 GiB
+    "Qwen3-0.6B": ("v5e-1", "v5e-4", "v6e-1", "v5e-1/int8", "v6e-1/fp8"),
+    # its weights alone are as large as one v5e's memory
+    "Llama-3-8B": ("v5e-4", "v6e-1", "v6e-4", "v5e-4/fp8", "v6e-1/int8"),
+    "Mixtral-8x7B": ("v6e-4",),  # its weights need 87 GiB
 }
 PAGE = 32
 BUCKETS = {
@@ -72,6 +74,7 @@ class Loaded:
     spec: ModelSpec
     kind: Family
     weights: Any
+    layout: KVLayout
     kv: Any
     state: Any
 
@@ -87,7 +90,7 @@ class Loaded:
         return self.device._program(step, StepKey(bucket), self.weights, self.kv, self.state)
 
 
-def load(config: Mapping[str, Any], chip: str, count: int) -> Loaded:
+def load(config: Mapping[str, Any], chip: str, count: int, kept: KVDType = "bfloat16") -> Loaded:
     kind = family(config)
     spec = kind.from_config(config)
     device = PlannedDevice(chip, count)
@@ -101,12 +104,10 @@ def load(config: Mapping[str, Any], chip: str, count: int) -> Loaded:
     tree = kind.weights(spec)
     weights = pack({name: part for name, part in tree.items() if name != "layers"})
     weights["layers"] = device.pack_layers(spec.layers, tree["layers"], _unread, shapes, "bfloat16")
-    kv_spec = KVSpec(spec.groups, "bfloat16")
-    page = sum(kv_spec.page_bytes(g, PAGE) for g in range(len(spec.groups)))
-    layout = device.allocator.layout(
-        kv_spec, budget=page * (1 + KV_TOKENS // PAGE), page_size=PAGE, max_len=spec.max_len, slots=65
-    )
-    return Loaded(device, spec, kind, weights, device.allocator.allocate(layout), device.state(layout.slots))
+    kv_spec = KVSpec(spec.groups, kept)
+    budget = (1 + KV_TOKENS // PAGE) * sum(device.allocator._padded(kv_spec, PAGE))
+    layout = device.allocator.layout(kv_spec, budget=budget, page_size=PAGE, max_len=spec.max_len, slots=65)
+    return Loaded(device, spec, kind, weights, layout, device.allocator.allocate(layout), device.state(layout.slots))
 
 
 def _unread(name: str, index: tuple[slice, ...] = ()) -> Any:
@@ -139,7 +140,8 @@ def estimate(model: Loaded, bucket: Bucket) -> float:
         read += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     tokens = bucket.tokens
     scores = 4 * len(spec.layers) * spec.num_heads * spec.head_dim * CONTEXT
-    pages = bucket.seqs * CONTEXT * 4 * len(spec.layers) * spec.num_kv_heads * spec.head_dim // count
+    token = sum(model.layout.page_bytes(g) for g in range(len(spec.groups))) // PAGE
+    pages = bucket.seqs * CONTEXT * token // count
     compute = tokens * (2 * active + scores) / count / chip.flops
     sums = 2 * len(spec.layers) * tokens * spec.hidden_size * 2 * 2 * (count - 1) / count  # a ring moves it twice
     return max(compute, (read + pages) / chip.bandwidth) + sums / chip.link
@@ -161,7 +163,7 @@ def report(name: str, model: Loaded, kind: str) -> bool:
     seconds = time.monotonic() - start
     wrong = list(faults(model, bucket, program))
     sys.stdout.write(
-        f"{name:13} {model.device.info.name:9} {kind:8} {'FAILED' if wrong else 'passed'}  "
+        f"{name:13} {model.device.info.name:9} {model.layout.spec.dtype:8} {kind:8} {'FAILED' if wrong else 'passed'}  "
         f"{program.bytes / GIB:6.2f} GiB a chip, {program.temporary / GIB:5.2f} of them temporary, "
         f"{program.collectives() or 'no collectives'}, about {estimate(model, bucket) * 1e3:.1f} ms a step "
         f"(an estimate from bytes and FLOPs), compiled in {seconds:.0f} s\n"
@@ -171,21 +173,22 @@ def report(name: str, model: Loaded, kind: str) -> bool:
     return not wrong
 
 
-def asked(word: str) -> Iterator[tuple[str, dict[str, Any], str, int]]:
-    """MODEL or MODEL@CHIP-COUNT -> name, config, chip, count."""
+def asked(word: str) -> Iterator[tuple[str, dict[str, Any], str, int, str]]:
+    """MODEL or MODEL@CHIP-COUNT[/KV] -> name, config, chip, count, what KV is kept in."""
     name, _, target = word.partition("@")
     config = MODELS.get(name) or json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
-    chip, _, count = target.partition("-")
-    targets = ((chip, int(count)),) if target else TARGETS[name]
-    yield from ((Path(name).name, config, chip, count) for chip, count in targets)
+    for one in (target,) if target else TARGETS[name]:
+        chips, _, kept = one.partition("/")
+        chip, _, count = chips.partition("-")
+        yield Path(name).name, config, chip, int(count), kept or "bfloat16"
 
 
 def main(words: list[str]) -> int:
     good = [
         report(name, model, kind)
         for word in words or MODELS
-        for name, config, chip, count in asked(word)
-        for model in [load(config, chip, count)]
+        for name, config, chip, count, kept in asked(word)
+        for model in [load(config, chip, count, cast(KVDType, kept))]
         for kind in BUCKETS
     ]
     return 0 if all(good) else 1

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from anychip_sdk.contract import Batch, Capabilities, DeviceInfo, Layer, Reader, StepKey, WeightSpec, view
+from anychip_sdk.contract import SCALED_KV, Batch, Capabilities, DeviceInfo, Layer, Reader, StepKey, WeightSpec, view
 from anychip_sdk.kits.jax import Buckets, JaxDevice, Ranks
+from anychip_sdk.kits.jax.scaled import FORMATS, ScaledPages, largest
 from anychip_sdk.kits.numpy.platform import NumpyPlatform
 from numpy_batches import page_tables, ragged
 
@@ -20,7 +21,8 @@ HOST = jax.devices("cpu")[0]
 
 
 def kit_device(buckets: Buckets | None = None) -> JaxDevice:
-    claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=DTYPES, sliding_window=True, softcap=True, moe=True)
+    kept = (*DTYPES, *SCALED_KV)
+    claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=kept, sliding_window=True, softcap=True, moe=True)
     return JaxDevice(DeviceInfo(name="jax", description="the kit alone", details={}), claims, Ranks.of([HOST]), buckets)
 
 
@@ -70,14 +72,24 @@ def traced(device: JaxDevice, key: StepKey, call: Any) -> Any:
     return jax.jit(run)
 
 
+def in_8_bits(cache: np.ndarray, kept: str) -> ScaledPages:
+    """cache: [.., D] float64, of which each vector gets a scale of its own. NaN becomes NaN, or any whole number."""
+    kind = FORMATS[kept]
+    scales = (np.abs(cache).max(axis=-1) / largest(kind)).astype(np.float32)
+    numbers = cache / np.where(scales == 0, 1, scales)[..., None]
+    numbers = np.nan_to_num(np.round(numbers), nan=77) if kept == "int8" else numbers
+    return ScaledPages(numbers.astype(kind), scales)
+
+
 class AttentionCase:
     """steps: (computed, new) of each sequence, decodes first. The caches of both kits hold the same values. pad: tokens
-    and sequences of padding."""
+    and sequences of padding. kept: what KV is kept in, if it is 8 bits; vectors then differ in magnitude."""
 
     def __init__(
-        self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", seed=0, pad=(0, 0), decode=False
-    ):
-        self.device, self.dtype, self.layer = device, dtype, Layer(spec, 1)
+        self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", seed=0, pad=(0, 0), decode=False,
+        kept=None,
+    ):  # fmt: skip
+        self.device, self.dtype, self.kept, self.layer = device, dtype, kept, Layer(spec, 1)
         D, Dv = spec.head_dim, Dv or spec.head_dim
         lengths = [computed + new for computed, new in steps]
         used = sum(-(-n // size) for n in lengths)
@@ -91,14 +103,21 @@ class AttentionCase:
         for i, (length, table) in enumerate(zip(lengths, tables, strict=True)):
             for cache, d in zip(self.oracle[0], (D, Dv), strict=True):
                 values = wide(draw(length, K, d, dtype=dtype, seed=seed + i + d))
+                if kept:
+                    values *= np.resize((1, 0.25, 2, 0, 0.5), length)[:, None, None]
                 cache[1, np.array(table)[np.arange(length) // size], np.arange(length) % size] = values
         for cache in self.oracle[0]:
             cache[:, 0] = 0
         self.take(self.oracle[0])
 
     def take(self, caches):
-        """Ours are [layers, pages, K, size, D]."""
-        self.kv = (tuple(np.swapaxes(c, 2, 3).astype(jnp.dtype(self.dtype)) for c in caches),)
+        """Ours are [layers, pages, K, size, D]. In 8 bits the oracle sees what they give back."""
+        turned = [np.swapaxes(c, 2, 3) for c in caches]
+        if self.kept is None:
+            self.kv = (tuple(c.astype(jnp.dtype(self.dtype)) for c in turned),)
+            return
+        self.kv = (tuple(in_8_bits(c, self.kept) for c in turned),)
+        self.oracle = [tuple(np.swapaxes(wide(n) * wide(s)[..., None], 2, 3) for n, s in self.kv[0])]
 
     def run(self):
         def attend(batch, q, kv):

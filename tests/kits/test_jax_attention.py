@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from anychip_sdk.contract import AttentionSpec, Layer, NotSupported, WeightSpec
+from anychip_sdk.contract import SCALED_KV, AttentionSpec, Layer, NotSupported, WeightSpec
 from jax_cases import ORACLE, AttentionCase, both, close, draw, kit_device, traced, wide, words_of
 from numpy_batches import ragged
 
@@ -40,6 +40,14 @@ def test_decodes_alone_and_padding(name):
     case = Case(DECODES[:2] + PREFILLS, SPECS[name], pad=(9, 2))
     case.q[-9:] = np.nan
     assert not case.check()[-9:].any()
+
+
+@pytest.mark.parametrize("kept", SCALED_KV)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["plain", "softcap and window"])
+def test_8_bits(name, dtype, kept):
+    Case(DECODES[:3] + PREFILLS, SPECS[name], dtype=dtype, kept=kept).check()
+    Case(DECODES, SPECS[name], dtype=dtype, kept=kept, decode=True, pad=(1, 1), Dv=6).check()
 
 
 @pytest.mark.parametrize(("heads", "size"), [((4, 1), 1), ((3, 3), 16), ((8, 2), 256)], ids=str)

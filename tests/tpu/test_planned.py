@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from anychip_sdk.contract import Bucket, NotSupported
+from anychip_sdk.contract import SCALED_KV, Bucket, NotSupported
 from anychip_sdk.kits.jax import JaxAttention
 from anychip_sdk.kits.jax.allocator import COPIES, _copy
 
@@ -50,6 +50,15 @@ def test_steps_hold_the_kernels_and_what_the_sharding_implies(check, tiny, count
     assert check.estimate(model, bucket) > 0
 
 
+@pytest.mark.parametrize("kept", SCALED_KV)
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+def test_kv_in_8_bits_stays_where_it_is(check, tiny, chip, kept):
+    """No chip refuses either format, and neither numbers nor scales are copied. Two of four KV heads on a chip."""
+    model = check.load(tiny, chip, 2, kept)
+    for bucket in (DECODE, PREFILL):
+        assert not list(check.faults(model, bucket, model.compile(bucket)))
+
+
 def test_a_step_without_the_kernels_is_found(check, tiny):
     """XLA's own scatter turns the cache into another layout and back."""
     model = check.load(tiny | {"head_dim": 128}, "v5e", 1)
@@ -68,9 +77,11 @@ def test_pages_are_copied_where_they_lie(check, tiny):
 
 
 def test_a_model_is_one_that_is_known_or_a_folder(check, tiny, tmp_path):
-    assert [(chip, count) for _, _, chip, count in check.asked("Qwen3-0.6B")] == list(check.TARGETS["Qwen3-0.6B"])
+    asked = [(chip, count, kept) for _, _, chip, count, kept in check.asked("Qwen3-0.6B")]
+    assert asked[0] == ("v5e", 1, "bfloat16")
+    assert ("v5e", 1, "int8") in asked
     (tmp_path / "config.json").write_text(json.dumps(tiny))
-    assert list(check.asked(f"{tmp_path}@v6e-1")) == [(tmp_path.name, tiny, "v6e", 1)]
+    assert list(check.asked(f"{tmp_path}@v6e-1")) == [(tmp_path.name, tiny, "v6e", 1, "bfloat16")]
 
 
 def test_chips_that_do_not_divide_the_heads(check, tiny):

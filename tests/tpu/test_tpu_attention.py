@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
-from anychip_sdk.contract import AttentionSpec, DeviceInfo, Layer
+from anychip_sdk.contract import SCALED_KV, AttentionSpec, DeviceInfo, Layer
 from anychip_sdk.kits.jax import Ranks
+from anychip_sdk.kits.jax.scaled import FORMATS, ScaledPages, cells, scaled
 from anychip_tpu.device import TpuDevice
 from anychip_tpu.kernels.interpreters import STRICT
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax._src.pallas.mosaic.interpret.race_detection_state import RaceDetectionState
 from jax.experimental.pallas import tpu as pltpu
-from jax_cases import AttentionCase, draw, traced, wide, words_of
+from jax_cases import AttentionCase, draw, in_8_bits, traced, wide, words_of
 from numpy_batches import page_tables, ragged
 
 pytestmark = pytest.mark.slow  # compiled or interpreted kernels
@@ -49,8 +50,16 @@ class Case(AttentionCase):
 
     def take(self, caches):
         super().take(caches)
-        missing = -caches[0].shape[-1] % LANES
-        self.kv = tuple(tuple(np.pad(c, [(0, 0)] * 4 + [(0, missing)]) for c in group) for group in self.kv)
+        self.kv = tuple(tuple(map(laid_out, group)) for group in self.kv)
+
+
+def laid_out(pages):
+    """As the allocator has them: heads are rows of lanes, and a page's scales repeat along one."""
+    missing = -cells(pages).shape[-1] % LANES
+    numbers = np.pad(cells(pages), [(0, 0)] * 4 + [(0, missing)])
+    if not isinstance(pages, ScaledPages):
+        return numbers
+    return ScaledPages(numbers, np.tile(pages.scales, LANES // pages.scales.shape[-1])[:, :, :, None])
 
 
 def spec(head_dim=128, **options):
@@ -69,6 +78,19 @@ SPECS = {
 @pytest.mark.parametrize("kind", ["plain", "softcap and window"])
 def test_ragged_batches(kind, dtype):
     Case(DECODES[:3] + PREFILLS, SPECS[kind], dtype=dtype).check()
+
+
+@pytest.mark.parametrize("kept", SCALED_KV)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_8_bits(dtype, kept):
+    Case(DECODES[:3] + PREFILLS, SPECS["softcap and window"], dtype=dtype, kept=kept).check()
+    Case(DECODES, SPECS["plain"], dtype=dtype, kept=kept, decode=True, pad=(2, 2)).check()
+
+
+@pytest.mark.parametrize(("kept", "size"), [("int8", 32), ("fp8", 64), ("int8", 128)])
+def test_scales_of_several_rows_and_blocks(kept, size):
+    """Pages that share a row of scales, and pages that have one each."""
+    Case([(700, 1), (1, 1), (530, 3)], spec(window=530), H=2, K=1, size=size, kept=kept).check()
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -94,8 +116,8 @@ def test_contexts_of_several_blocks():
     Case(steps, spec(window=530), H=2, K=1).check()
 
 
-def write(steps, *, K=2, size=16, dtype="float32", decode=False, pad=(0, 0)):
-    """-> our pages and the oracle's after a step has written; both held NaN outside of scratch."""
+def write(steps, *, K=2, size=16, dtype="float32", decode=False, pad=(0, 0), kept=None):
+    """-> our arrays and those wanted after a step has written; all held NaN outside of scratch."""
     D, layer = 128, Layer(spec(), 1)
     lengths = [computed + new for computed, new in steps]
     used = sum(-(-n // size) for n in lengths)
@@ -104,17 +126,31 @@ def write(steps, *, K=2, size=16, dtype="float32", decode=False, pad=(0, 0)):
     k, v = (draw(sum(n for _, n in steps) + pad[0], K, D, dtype=dtype, seed=i) for i in range(2))
     before = np.full((2, used + 1, K, size, D), np.nan, k.dtype)
     before[:, 0] = 0
+    before = before if kept is None else laid_out(in_8_bits(wide(before), kept))
 
     def run(batch, k, v, keys, values):
         return DEVICE.ops.attention.write(k, v, ((keys, values),), batch, layer)
 
     got = traced(DEVICE, key, run)(words_of(host), k, v, before, before)[0]
-    oracle = [np.swapaxes(wide(before), 2, 3).copy() for _ in range(2)]
     T = host.counts[0]
-    for cache, new in zip(oracle, (k, v), strict=True):
-        page, offset = np.divmod(host.slot_mapping[0][:T], size)
-        cache[1, page, offset] = wide(new[:T])
-    return [wide(np.swapaxes(np.asarray(c), 2, 3)) for c in got], oracle
+    page, offset = np.divmod(host.slot_mapping[0][:T], size)
+    wanted = [np.swapaxes(wide(part), 2, 3).copy() for part in (*arrays(before), *arrays(before))]
+    for part, new in zip(wanted, (part for x in (k, v) for part in arrays(x[:T], kept)), strict=True):
+        part[1, page, offset] = wide(new)
+    return [np.swapaxes(wide(part), 2, 3) for pages in got for part in arrays(pages)], wanted
+
+
+def arrays(x, kept=None):
+    """The parts of pages, with scales [layers, pages, K, size, 1]; or of rows [T, K, D] that are to be `kept` so."""
+    if kept:
+        numbers, scales = jax.jit(scaled, static_argnums=1)(x, FORMATS[kept])
+        return [numbers, np.asarray(scales)[..., None]]
+    if not isinstance(x, ScaledPages):
+        return [x]
+    size = x.numbers.shape[3]
+    rows = np.asarray(x.scales).reshape(*x.scales.shape[:3], -1, size)
+    np.testing.assert_array_equal(rows, np.broadcast_to(rows[:, :, :, :1], rows.shape))
+    return [np.asarray(x.numbers), rows[:, :, :, 0, :, None]]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +161,9 @@ def write(steps, *, K=2, size=16, dtype="float32", decode=False, pad=(0, 0)):
         {"steps": DECODES, "decode": True, "pad": (2, 2)},
         {"steps": [(5, 100)], "size": 32, "K": 1},
         {"steps": [(15, 1), (15, 2), (16, 16), (0, 1)]},
+        {"steps": DECODES + PREFILLS, "pad": (9, 2), "kept": "int8"},
+        {"steps": DECODES, "decode": True, "pad": (2, 2), "dtype": "bfloat16", "kept": "fp8"},
+        {"steps": [(5, 100)], "size": 32, "K": 1, "kept": "fp8"},
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ from anychip_sdk.contract import Batch, Layer
 from anychip_sdk.kits.jax import JaxAttention, Ranks
 from anychip_sdk.kits.jax.allocator import KV
 from anychip_sdk.kits.jax.ranks import AXIS
+from anychip_sdk.kits.jax.scaled import Pages, cells
 from anychip_sdk.kits.jax.tiles import cut
 from jax import Array
 from jax.sharding import PartitionSpec
@@ -24,7 +25,7 @@ ROWS = 32
 _HEADS = PartitionSpec(None, AXIS)
 """[T, heads, D]"""
 _CACHE = PartitionSpec(None, None, AXIS)
-"""[layers, pages, heads, page_size, D]"""
+"""[layers, pages, heads, page_size, D], or [layers, pages, heads, 1, lanes]"""
 
 
 class TpuAttention(JaxAttention):
@@ -42,10 +43,11 @@ class TpuAttention(JaxAttention):
         group, bucket = layer.attention.group, batch.key.bucket
 
         def mine(
-            k: Array, v: Array, keys: Array, values: Array, place: Array, slots: Array, real: Array
-        ) -> tuple[Array, Array]:
-            writes = plan_writes(slots, real, keys.shape[3], bucket.seqs, decode=bucket.decode)
-            k, v = (_pad(new, keys.shape[4]) for new in (k, v))
+            k: Array, v: Array, keys: Pages, values: Pages, place: Array, slots: Array, real: Array
+        ) -> tuple[Pages, Pages]:
+            size, wide = cells(keys).shape[3:]
+            writes = plan_writes(slots, real, size, bucket.seqs, decode=bucket.decode)
+            k, v = (_pad(new, wide) for new in (k, v))
             return write(k, v, keys, values, place, writes, self._interpret)
 
         run = self._on_each(mine, (_HEADS, _HEADS, _CACHE, _CACHE), 3, (_CACHE, _CACHE))
@@ -56,10 +58,10 @@ class TpuAttention(JaxAttention):
         spec, tiles = layer.attention, batch.plan["tiles"]
         table = batch.page_table[spec.group]
 
-        def mine(q: Array, keys: Array, values: Array, place: Array, *arrays: Array) -> Array:
-            (T, H, D), K = q.shape, keys.shape[2]
+        def mine(q: Array, keys: Pages, values: Pages, place: Array, *arrays: Array) -> Array:
+            (T, H, D), (K, _, wide) = q.shape, cells(keys).shape[2:]
             seq, position, count, pages, tokens, tile, row = arrays
-            heads = _pad(q, keys.shape[4])[tokens]  # [N, Q, H, D]
+            heads = _pad(q, wide)[tokens]  # [N, Q, H, D]
             N, Q = tokens.shape
             rows = heads.reshape(N, Q, K, H // K, -1).swapaxes(1, 2).reshape(N, K, Q * H // K, -1)
             work = Work(seq, position, count, pages, table.shape[1])

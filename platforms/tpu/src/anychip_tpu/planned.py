@@ -36,7 +36,7 @@ from jax.experimental import topologies
 
 from anychip_tpu.allocator import TpuAllocator
 from anychip_tpu.chips import CHIPS, SLICES, Chip, planned
-from anychip_tpu.device import DTYPES, TpuDevice
+from anychip_tpu.device import KV_DTYPES, TpuDevice
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -102,7 +102,7 @@ class PlannedTpu(Planned):
 
 class PlannedAllocator(TpuAllocator):
     def __init__(self, ranks: Ranks, chip: Chip) -> None:
-        super().__init__(ranks, DTYPES)
+        super().__init__(ranks, KV_DTYPES)
         self._hbm = chip.hbm * ranks.size
 
     def memory(self) -> Memory:
@@ -149,6 +149,6 @@ class Program:
 
     def copies(self, kv: KV) -> list[str]:
         """Instructions that copy a whole cache."""
-        shapes = {",".join(map(str, cache.sharding.shard_shape(cache.shape))) for group in kv for cache in group}
+        shapes = {",".join(map(str, cache.sharding.shard_shape(cache.shape))) for cache in jax.tree.leaves(kv)}
         lines = [line.strip() for line in self.text.splitlines() if re.search(r"\bcopy(-start)?\(", line)]
         return [line for line in lines if any(f"[{shape}]" in line.partition(" copy")[0] for shape in shapes)]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from anychip_sdk.contract import KVLayout, KVSpec, OutOfMemory
 
 
-def plan_pages(spec: KVSpec, *, budget: int, page_size: int, max_len: int, slots: int) -> KVLayout:
+def plan_pages(
+    spec: KVSpec, *, budget: int, page_size: int, max_len: int, slots: int, padded: tuple[int, ...] = ()
+) -> KVLayout:
     """A layout of at most `budget` bytes whose groups all hold the same sequences: as many pages as fit, up to
     `slots - 1` sequences of `max_len` tokens. A windowed group has as many pages as the others, but no more than
     `slots - 1` sequences can use, so it is never the one that runs out first. Page 0 comes on top in every group.
+    padded: as in `KVLayout`.
 
     Raises OutOfMemory, with the bytes needed, where not every group can have page 0 and one page more."""
-    cost = [spec.page_bytes(g, page_size) for g in range(len(spec.groups))]
+    cost = padded or tuple(spec.page_bytes(g, page_size) for g in range(len(spec.groups)))
     most = [max(1, slots - 1) * _pages_per_sequence(g.window, page_size, max_len) for g in spec.groups]
 
     def pages(usable: int) -> tuple[int, ...]:
@@ -28,7 +31,7 @@ def plan_pages(spec: KVSpec, *, budget: int, page_size: int, max_len: int, slots
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if size(middle) <= budget else (low, middle - 1)
-    return KVLayout(spec, page_size, pages(low), slots)
+    return KVLayout(spec, page_size, pages(low), slots, padded)
 
 
 def _pages_per_sequence(window: int | None, page_size: int, max_len: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from anychip_sdk.contract import AttentionSpec
+from anychip_sdk.kits.jax.scaled import Pages, ScaledPages, cells
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -58,8 +59,8 @@ class Shape:
 
 def attend(
     q: Array,
-    keys: Array,
-    values: Array,
+    keys: Pages,
+    values: Pages,
     layer: Any,
     work: Work,
     spec: AttentionSpec,
@@ -67,29 +68,31 @@ def attend(
     interpret: Interpret = False,
 ) -> Array:
     """q: [N, K, R, D], R = rows of a tile times `group`, a token's rows side by side. keys, values:
-    [layers, pages, K, page_size, D or Dv]; `layer`: int or traced scalar. -> [N, K, R, Dv], q's dtype; what tiles with
-    a count of 0 give is arbitrary. An online softmax over blocks of pages (FlashAttention, arXiv:2205.14135)."""
+    [layers, pages, K, page_size, D or Dv], in 8 bits with scales [layers, pages, K, 1, LANES], which are folded into
+    scores and probabilities; `layer`: int or traced scalar. -> [N, K, R, Dv], q's dtype; what tiles with a count of 0
+    give is arbitrary. An online softmax over blocks of pages (FlashAttention, arXiv:2205.14135)."""
     N, K, R, D = q.shape
-    size, Dv = keys.shape[3], values.shape[4]
+    size, Dv = cells(keys).shape[3], cells(values).shape[4]
     shape = Shape(group, size, _pages_of_block(keys, values, work.columns), work.columns, spec)
     scalars = (jnp.asarray(layer, jnp.int32).reshape(1), work.seq, work.position, work.count, work.table)
 
     def tile(n: Array, *_: Any) -> tuple[Array, int, int, int]:
         return n, 0, 0, 0
 
-    in_hbm = pl.BlockSpec(memory_space=pltpu.HBM)
+    in_hbm = jax.tree.map(lambda _: pl.BlockSpec(memory_space=pltpu.HBM), (keys, values))
+    arrays = len(jax.tree.leaves((keys, values)))
     return pl.pallas_call(
         partial(_kernel, shape),
         out_shape=jax.ShapeDtypeStruct((N, K, R, Dv), q.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(N,),
-            in_specs=[pl.BlockSpec((1, K, R, D), tile), in_hbm, in_hbm],
+            in_specs=[pl.BlockSpec((1, K, R, D), tile), *in_hbm],
             out_specs=pl.BlockSpec((1, K, R, Dv), tile),
             scratch_shapes=[
-                pltpu.VMEM((2, K, shape.places, D), keys.dtype),
-                pltpu.VMEM((2, K, shape.places, Dv), values.dtype),
-                pltpu.SemaphoreType.DMA((2, 2)),
+                _buffer(shape, keys),
+                _buffer(shape, values),
+                pltpu.SemaphoreType.DMA((arrays, 2)),
                 pltpu.SMEM((1,), jnp.int32),
                 pltpu.VMEM((K, R, 1), jnp.float32),
                 pltpu.VMEM((K, R, 1), jnp.float32),
@@ -102,9 +105,18 @@ def attend(
     )(*scalars, q, keys, values)
 
 
-def _pages_of_block(keys: Array, values: Array, columns: int) -> int:
-    _, _, K, size, _ = keys.shape
-    place = 2 * K * (keys.shape[4] * keys.dtype.itemsize + values.shape[4] * values.dtype.itemsize)
+def _buffer(shape: Shape, pages: Pages) -> Any:
+    """Room for two blocks: [2, K, places, D], and scales [2, pages, K, 1, LANES]."""
+    _, _, K, _, D = cells(pages).shape
+    numbers = pltpu.VMEM((2, K, shape.places, D), cells(pages).dtype)
+    if not isinstance(pages, ScaledPages):
+        return numbers
+    return ScaledPages(numbers, pltpu.VMEM((2, shape.pages, *pages.scales.shape[2:]), pages.scales.dtype))
+
+
+def _pages_of_block(keys: Pages, values: Pages, columns: int) -> int:
+    _, _, K, size, _ = cells(keys).shape
+    place = 2 * K * sum(cells(pages).shape[4] * cells(pages).dtype.itemsize for pages in (keys, values))
     return max(1, min(MOST_PLACES // size, BUFFER_BYTES // (place * size), columns))
 
 
@@ -140,8 +152,9 @@ def _kernel(
             pages.start(jnp.where(mine, n, follower), jnp.where(mine, block + 1, 0), 1 - slot, more)
             pages.wait(n, block, slot)
             at = (first + block * shape.pages) * shape.page_size
-            _wipe(shape, v_buffer.at[slot], at, position[n], count[n])
-            _accumulate(shape, q_ref[0], k_buffer[slot], v_buffer[slot], at, position[n], count[n], largest, total, out)
+            _wipe(shape, cells(v_buffer).at[slot], at, position[n], count[n])
+            k, v = (_Block(cells(b)[slot], _scales(shape, b, slot)) for b in (k_buffer, v_buffer))
+            _accumulate(shape, q_ref[0], k, v, at, position[n], count[n], largest, total, out)
             return 1 - slot
 
         parity[0] = lax.fori_loop(0, blocks, step, parity[0])
@@ -185,9 +198,11 @@ class _Pages:
         def page(i: Any, _: None) -> None:
             number = self.table[self.seq[tile] * shape.columns + column + i]
             rows = pl.ds(pl.multiple_of(i * shape.page_size, shape.page_size), shape.page_size)
-            for which, (cache, buffer) in enumerate(((self.keys, self.k_buffer), (self.values, self.v_buffer))):
-                source, target = cache.at[self.layer, number], buffer.at[slot, :, rows]
-                act(pltpu.make_async_copy(source, target, self.arrived.at[which, slot]))
+            both = ((self.keys, self.k_buffer), (self.values, self.v_buffer))
+            copies = [(cells(cache), cells(buffer).at[slot, :, rows]) for cache, buffer in both]
+            copies += [(c.scales, b.scales.at[slot, i]) for c, b in both if isinstance(c, ScaledPages)]
+            for which, (cache, target) in enumerate(copies):
+                act(pltpu.make_async_copy(cache.at[self.layer, number], target, self.arrived.at[which, slot]))
 
         count = jnp.where(wanted, jnp.minimum(shape.pages, last - column), 0)
         lax.fori_loop(0, count, page, None)
@@ -199,8 +214,37 @@ def _start(shape: Shape, position: Any) -> Any:
     return 0 if window is None else jnp.maximum(0, position - window + 1)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """K or V of the places of a block."""
+
+    numbers: Any
+    """[K, L, D]"""
+    scales: Any
+    """[K, 1, L] float32, or None"""
+
+
+def _scales(shape: Shape, buffer: Pages, slot: Any) -> Any:
+    """Those of a block in order, one row of lanes after the other. A page's scales repeat along its row, so each of the
+    pages that share a row gives its own lanes, and none has to be moved."""
+    if not isinstance(buffer, ScaledPages):
+        return None
+    lanes = buffer.scales.shape[-1]
+    shared = lanes // shape.page_size  # pages whose scales fill one row
+    rows = []
+    for first in range(0, shape.pages, shared):
+        row = buffer.scales[slot, first]  # [K, 1, LANES]
+        owner = lax.broadcasted_iota(jnp.int32, row.shape, 2) // shape.page_size
+        for i in range(1, min(shared, shape.pages - first)):
+            row = jnp.where(owner == i, buffer.scales[slot, first + i], row)
+        rows.append(row)
+    return jnp.concatenate(rows, axis=2)[:, :, : shape.places]
+
+
 def _wipe(shape: Shape, v: Any, at: Any, position: Any, count: Any) -> None:
     """Places that nobody sees may hold NaN, and 0 * NaN is NaN."""
+    if not jnp.issubdtype(v.dtype, jnp.floating):
+        return
     start, end = _start(shape, position), position + count
 
     @pl.when((at < start) | (at + shape.places > end))
@@ -211,13 +255,15 @@ def _wipe(shape: Shape, v: Any, at: Any, position: Any, count: Any) -> None:
 
 
 def _accumulate(
-    shape: Shape, q: Any, k: Any, v: Any, at: Any, position: Any, count: Any, largest: Any, total: Any, out: Any
+    shape: Shape, q: Any, k: _Block, v: _Block, at: Any, position: Any, count: Any, largest: Any, total: Any, out: Any
 ) -> None:
-    """One block more. q: [K, R, D], k: [K, L, D], v: [K, L, Dv]; at: place of the block's first row."""
+    """One block more. q: [K, R, D]; at: place of the block's first row."""
     spec = shape.spec
     exact = lax.Precision.HIGHEST if q.dtype == jnp.float32 else lax.Precision.DEFAULT
     product = partial(lax.dot_general, precision=exact, preferred_element_type=jnp.float32)
-    scores = spec.scale * product(q, k.astype(q.dtype), (((2,), (2,)), ((0,), (0,))))  # [K, R, L]
+    scores = spec.scale * product(q, k.numbers.astype(q.dtype), (((2,), (2,)), ((0,), (0,))))  # [K, R, L]
+    if k.scales is not None:
+        scores = scores * k.scales
     if spec.softcap is not None:
         scores = spec.softcap * jnp.tanh(scores / spec.softcap)
     rows = position + lax.broadcasted_iota(jnp.int32, scores.shape, 1) // shape.group
@@ -231,5 +277,7 @@ def _accumulate(
     fade = jnp.exp(before - now)
     p = jnp.where(seen, jnp.exp(scores - now), 0.0)
     total[...] = total[...] * fade + p.sum(-1, keepdims=True)
-    out[...] = out[...] * fade + product(p.astype(q.dtype), v.astype(q.dtype), (((2,), (1,)), ((0,), (0,))))
+    if v.scales is not None:
+        p = jnp.where(seen, p * v.scales, 0.0)  # the scale of a place that nobody sees may be NaN
+    out[...] = out[...] * fade + product(p.astype(q.dtype), v.numbers.astype(q.dtype), (((2,), (1,)), ((0,), (0,))))
     largest[...] = now

@@ -6,10 +6,12 @@ memory, so a page is read, changed and written back; each takes one step of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from anychip_sdk.kits.jax.scaled import Pages, ScaledPages, cells, scaled
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -55,40 +57,53 @@ def plan_writes(slots: Array, real: Array, page_size: int, seqs: int, *, decode:
 
 
 def write(
-    k: Array, v: Array, keys: Array, values: Array, layer: Any, writes: Writes, interpret: Interpret = False
-) -> tuple[Array, Array]:
-    """k, v: [T, K, D]; keys, values: [layers, pages, K, page_size, D]; `layer`: int or traced scalar -> keys, values,
-    which must be donated to stay where they are."""
-    _, _, K, size, D = keys.shape
-    k, v = (new.astype(keys.dtype)[writes.tokens].swapaxes(1, 2) for new in (k, v))  # [N, K, page_size or 1, D]
+    k: Array, v: Array, keys: Pages, values: Pages, layer: Any, writes: Writes, interpret: Interpret = False
+) -> tuple[Pages, Pages]:
+    """k, v: [T, K, D]; keys, values: [layers, pages, K, page_size, D], in 8 bits with scales [layers, pages, K, 1,
+    lanes]; `layer`: int or traced scalar -> keys, values, which must be donated to stay where they are."""
+    size = cells(keys).shape[3]
+    rows = (_rows(k, keys, writes.tokens), _rows(v, values, writes.tokens))
     scalars = (jnp.asarray(layer, jnp.int32).reshape(1), writes.page, writes.start, writes.end)
-    page = pl.BlockSpec((1, 1, K, size, D), lambda n, layer, page, *_: (layer[0], page[n], 0, 0, 0))
-    rows = pl.BlockSpec((1, *k.shape[1:]), lambda n, *_: (n, 0, 0, 0))
-    first = len(scalars) + 2  # the caches come behind the rows
-    keys, values = pl.pallas_call(
-        _kernel,
-        out_shape=[jax.ShapeDtypeStruct(cache.shape, cache.dtype) for cache in (keys, values)],
+    run = jax.tree.map(lambda new: pl.BlockSpec((1, *new.shape[1:]), lambda n, *_: (n, 0, 0, 0)), rows)
+    page = jax.tree.map(
+        lambda cache: pl.BlockSpec((1, 1, *cache.shape[2:]), lambda n, layer, page, *_: (layer[0], page[n], 0, 0, 0)),
+        (keys, values),
+    )
+    count = len(jax.tree.leaves(rows))
+    written: tuple[Pages, Pages] = pl.pallas_call(
+        partial(_kernel, size),
+        out_shape=jax.tree.map(lambda cache: jax.ShapeDtypeStruct(cache.shape, cache.dtype), (keys, values)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=len(scalars),
-            grid=(len(k),),
-            in_specs=[rows, rows, page, page],
-            out_specs=[page, page],
+            num_scalar_prefetch=len(scalars), grid=(len(writes.page),), in_specs=[run, page], out_specs=page
         ),
-        input_output_aliases={first: 0, first + 1: 1},
+        input_output_aliases={len(scalars) + count + i: i for i in range(count)},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
         interpret=interpret,
         name="write_pages",
-    )(*scalars, k, v, keys, values)
-    return keys, values
+    )(*scalars, rows, (keys, values))
+    return written
 
 
-def _kernel(
-    layer: Any, page: Any, start: Any, end: Any, k: Any, v: Any,
-    keys_before: Any, values_before: Any, keys_after: Any, values_after: Any,
-) -> None:  # fmt: skip
+def _rows(new: Array, pages: Pages, tokens: Array) -> Pages:
+    """new: [T, K, D], tokens: [N, rows] -> what the runs bring: [N, K, rows, D], and scales [N, K, 1, lanes], which
+    repeat along the lanes as they do in the cache."""
+    if not isinstance(pages, ScaledPages):
+        return new.astype(pages.dtype)[tokens].swapaxes(1, 2)
+    numbers, scales = scaled(new, pages.numbers.dtype)
+    lanes = jnp.tile(scales[tokens].swapaxes(1, 2), pages.scales.shape[-1] // tokens.shape[1])
+    # Each number is one of bfloat16's too, and those of 8 bits cannot be laid out again in the kernel.
+    return ScaledPages(numbers.astype(jnp.bfloat16)[tokens].swapaxes(1, 2), lanes[:, :, None])
+
+
+def _kernel(size: int, layer: Any, page: Any, start: Any, end: Any, rows: Any, before: Any, *after: Any) -> None:
     n = pl.program_id(0)
     again = (n > 0) & (page[n] == page[jnp.maximum(n - 1, 0)])  # the page is still here, with what the last run wrote
-    place = lax.broadcasted_iota(jnp.int32, keys_after.shape[2:], 1)
-    changes = (place >= start[n]) & (place < end[n])
-    for rows, before, after in ((k, keys_before, keys_after), (v, values_before, values_after)):
-        after[0, 0] = jnp.where(changes, rows[0], jnp.where(again, after[0, 0], before[0, 0]))
+    for new, was, now in zip(*map(jax.tree.leaves, (rows, before, after)), strict=True):
+        shape = now.shape[2:]
+        is_scales = shape[1] == 1  # one row of lanes; a page has more rows
+        along = lax.broadcasted_iota(jnp.int32, shape, 2 if is_scales else 1)
+        place = along % size if is_scales else along
+        changes = (place >= start[n]) & (place < end[n])
+        wide = jnp.float32 if now.dtype.itemsize == 1 else now.dtype  # no mask is as narrow as 8 bits
+        kept = jnp.where(again, now[0, 0].astype(wide), was[0, 0].astype(wide))
+        now[0, 0] = jnp.where(changes, new[0].astype(wide), kept).astype(now.dtype)

@@ -15,13 +15,14 @@ from anychip_sdk.contract import Allocator, KVDType, KVLayout, KVSpec, Memory, N
 from anychip_sdk.kits.host import host_memory
 from anychip_sdk.kits.jax.errors import FAULTS, first_line
 from anychip_sdk.kits.jax.ranks import Ranks
+from anychip_sdk.kits.jax.scaled import FORMATS, Pages, ScaledPages
 from anychip_sdk.kits.jax.weights import JAX_DTYPES
 from anychip_sdk.kits.paging import plan_pages
 
-KV = tuple[tuple[Array, Array], ...]
+KV = tuple[tuple[Pages, Pages], ...]
 """Per group: K [layers, pages, K, page_size, D] and V [layers, pages, K, page_size, Dv]. One head of one page is a
 matrix whose last two axes fill a TPU's tiles. All layers are one array, since a scan over layers carries it: XLA
-updates what a loop carries in place."""
+updates what a loop carries in place. In 8 bits there is an array of scales beside each."""
 
 PAGE_SIZES = tuple(2**n for n in range(9))
 COPIES = 16
@@ -57,7 +58,12 @@ class JaxAllocator(Allocator):
                 raise NotSupported(f"{self._ranks.size} chips do not divide {group.kv_heads} KV heads; use fewer chips")
         if spec.dtype not in self._dtypes:
             raise NotSupported(f"no KV is kept in {spec.dtype}; use {', '.join(self._dtypes)}")
-        return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
+        padded = self._padded(spec, size)
+        return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots, padded=padded)
+
+    def _padded(self, spec: KVSpec, size: int) -> tuple[int, ...]:
+        """`KVLayout.padded` of pages of `size` tokens."""
+        return ()
 
     def allocate(self, layout: KVLayout) -> KV:
         try:
@@ -68,19 +74,28 @@ class JaxAllocator(Allocator):
 
     def _describe(self, layout: KVLayout) -> KV:
         """What `allocate` makes, with `ShapeDtypeStruct` for arrays. KV heads are split among ranks."""
-        dtype, size, sharding = JAX_DTYPES[layout.spec.dtype], layout.page_size, self._ranks.split(2)
+        kept, size, sharding = layout.spec.dtype, layout.page_size, self._ranks.split(2)
+
+        def array(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
         def cache(group: Paged, pages: int, width: int) -> Any:
-            shape = (group.layers, pages, group.kv_heads, size, width)
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            page = (group.layers, pages, group.kv_heads)
+            if kept not in FORMATS:
+                return array((*page, size, width), JAX_DTYPES[kept])
+            scales = array((*page, *self._row_of_scales(size)), np.dtype(np.float32))
+            return ScaledPages(array((*page, size, width), FORMATS[kept]), scales)
 
         groups = zip(layout.spec.groups, layout.pages, strict=True)
         return tuple((cache(g, pages, g.k_dim), cache(g, pages, g.v_dim)) for g, pages in groups)
 
+    def _row_of_scales(self, size: int) -> tuple[int, ...]:
+        """Shape of the scales of one head in one page."""
+        return (size,)
+
     def free(self, kv: KV) -> None:
-        for keys, values in kv:
-            keys.delete()
-            values.delete()
+        for array in jax.tree.leaves(kv):
+            array.delete()
 
     def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
         caches = kv[group]
@@ -94,7 +109,6 @@ class JaxAllocator(Allocator):
 
 
 @partial(jax.jit, donate_argnums=0)
-def _copy(caches: tuple[Array, Array], pairs: Array) -> tuple[Array, Array]:
+def _copy(caches: tuple[Pages, Pages], pairs: Array) -> Any:
     """pairs: [2, COPIES] int32, pages to read and pages to write."""
-    keys, values = (cache.at[:, pairs[1]].set(cache[:, pairs[0]]) for cache in caches)
-    return keys, values
+    return jax.tree.map(lambda cache: cache.at[:, pairs[1]].set(cache[:, pairs[0]]), caches)

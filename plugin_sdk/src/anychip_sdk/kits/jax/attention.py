@@ -10,6 +10,7 @@ from jax import Array, lax
 from anychip_sdk.contract import Attention, AttentionSpec, Batch, Layer
 from anychip_sdk.kits.jax.allocator import KV
 from anychip_sdk.kits.jax.math import precision, rms_norm, rotate
+from anychip_sdk.kits.jax.scaled import Pages, cells, load, store
 from anychip_sdk.kits.jax.tiles import Tiles, cut
 from anychip_sdk.kits.jax.weights import Weight
 from anychip_sdk.kits.limits import refuse_wide_heads
@@ -34,19 +35,15 @@ class JaxAttention(Attention):
     def write(self, k: Array, v: Array, kv: KV, batch: Batch, layer: Layer) -> KV:
         group = layer.attention.group
         keys, values = kv[group]
-        page, offset = jnp.divmod(batch.slot_mapping[group], keys.shape[3])  # [T] each
-        place = (layer.kv_index, page, slice(None), offset)
-        keys, values = (
-            cache.at[place].set(new.astype(cache.dtype), mode="promise_in_bounds")
-            for cache, new in ((keys, k), (values, v))
-        )
+        page, offset = jnp.divmod(batch.slot_mapping[group], cells(keys).shape[3])  # [T] each
+        keys, values = (store(cache, layer.kv_index, page, offset, new) for cache, new in ((keys, k), (values, v)))
         return (*kv[:group], (keys, values), *kv[group + 1 :])
 
     def attend(self, q: Array, kv: KV, batch: Batch, layer: Layer) -> Array:
         spec, tiles = layer.attention, batch.plan["tiles"]
         keys, values = kv[spec.group]
         T, H, D = q.shape
-        K = keys.shape[2]
+        K = cells(keys).shape[2]
         heads = q[tiles.tokens].reshape(*tiles.tokens.shape, K, H // K, D)  # [N, Q, K, G, D]
         out = _walk(heads, keys, values, batch.page_table[spec.group], tiles, layer)  # [N, Q, K, G, Dv]
         mine = out[tiles.tile, tiles.row].reshape(T, -1)
@@ -77,9 +74,9 @@ class JaxAttention(Attention):
         return q, self.write(k, v, kv, batch, layer)
 
 
-def _walk(q: Array, keys: Array, values: Array, table: Array, tiles: Tiles, layer: Layer) -> Array:
+def _walk(q: Array, keys: Pages, values: Pages, table: Array, tiles: Tiles, layer: Layer) -> Array:
     """q: [N, Q, K, G, D]; keys, values: [layers, pages, K, page_size, D]; table: [B, P] -> [N, Q, K, G, Dv] float32."""
-    spec, size = layer.attention, keys.shape[3]
+    spec, size = layer.attention, cells(keys).shape[3]
     N, Q, K, G, _ = q.shape
     columns = min(max(1, BLOCK // size), table.shape[1])
     end = jnp.where(tiles.count > 0, tiles.positions[:, 0] + tiles.count, 0)  # [N] places seen lie before it
@@ -93,27 +90,27 @@ def _walk(q: Array, keys: Array, values: Array, table: Array, tiles: Tiles, laye
         column = first[:, None] + i * columns + jnp.arange(columns)  # [N, C]
         pages = table[tiles.seq[:, None], jnp.minimum(column, table.shape[1] - 1)]
         place = (column[:, :, None] * size + jnp.arange(size)).reshape(N, -1)  # [N, L]
-        k, v = (_pages(cache, layer, pages) for cache in (keys, values))  # [N, L, K, D], [N, L, K, Dv]
+        k, v = (_pages(cache, layer, pages, q.dtype) for cache in (keys, values))  # [N, L, K, D], [N, L, K, Dv]
         within = (place >= start[:, None]) & (place < end[:, None])
         # Masked places may hold NaN: masking the scores guards K; V is wiped, since 0 * NaN is NaN.
-        v = jnp.where(within[:, :, None, None], v, 0).astype(q.dtype)
+        v = jnp.where(within[:, :, None, None], v, 0)
         seen = within[:, None, :] & (place[:, None, :] <= tiles.positions[:, :, None])  # [N, Q, L]
         if spec.window is not None:
             seen &= place[:, None, :] > tiles.positions[:, :, None] - spec.window
-        return _accumulate(q, k.astype(q.dtype), v, seen[:, :, None, None, :], spec, carry)
+        return _accumulate(q, k, v, seen[:, :, None, None, :], spec, carry)
 
     rows = (N, Q, K, G, 1)
-    zeros = jnp.zeros((*rows[:-1], values.shape[-1]), jnp.float32)
+    zeros = jnp.zeros((*rows[:-1], cells(values).shape[-1]), jnp.float32)
     _, total, out = lax.fori_loop(
         0, blocks, block, (jnp.full(rows, LOWEST, jnp.float32), jnp.zeros(rows, jnp.float32), zeros)
     )
     return out / jnp.where(total == 0, 1, total)
 
 
-def _pages(cache: Array, layer: Layer, pages: Array) -> Array:
+def _pages(cache: Pages, layer: Layer, pages: Array, dtype: Any) -> Array:
     """pages: [N, C] -> their places in order, [N, C * page_size, K, D]."""
-    read = cache.at[layer.kv_index, pages].get(mode="promise_in_bounds")  # [N, C, K, page_size, D]
-    return read.swapaxes(2, 3).reshape(len(pages), -1, cache.shape[2], cache.shape[4])
+    read = load(cache, layer.kv_index, pages, dtype)  # [N, C, K, page_size, D]
+    return read.swapaxes(2, 3).reshape(len(pages), -1, read.shape[2], read.shape[4])
 
 
 def _accumulate(
