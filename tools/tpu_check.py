@@ -57,9 +57,8 @@ BUCKETS = {
     "decode": Bucket(tokens=64, seqs=64, pages=64, rows=64, decode=True),
     "prefill": Bucket(tokens=2048, seqs=16, pages=64, rows=16, decode=False),
 }
-MOST_TEMPORARY = {True: GIB // 4, False: GIB}
-"""By whether every sequence decodes: more is a weight or a cache that was moved. The ragged product over experts of a
-prefill takes a copy of its layer's weights."""
+MOST_TEMPORARY = GIB // 4
+"""More is a weight or a cache that was moved."""
 CONTEXT = 1024
 """Tokens of context that the estimate of a step's time takes each request to have."""
 KV_TOKENS = 64 * 2048
@@ -118,14 +117,19 @@ def faults(model: Loaded, bucket: Bucket, program: Program) -> Iterator[str]:
     memory = model.device.allocator.memory().total // model.device._ranks.size
     if program.bytes > memory:
         yield f"it takes {program.bytes / GIB:.2f} GiB of a chip's {memory / GIB:.0f}"
-    yield from (f"the kernel {name} is not in it" for name, count in program.kernels().items() if not count)
+    yield from (f"the kernel {name} is not in it" for name in kernels(model, bucket) if name not in program.kernels())
     yield from (f"it copies the KV cache: {line[:150]}" for line in program.copies(model.kv))
-    most = MOST_TEMPORARY[bucket.decode]
-    if program.temporary > most:
-        yield f"{program.temporary / GIB:.2f} GiB of it are temporary; expected {most / GIB:.2f} at most"
+    if program.temporary > MOST_TEMPORARY:
+        yield f"{program.temporary / GIB:.2f} GiB of it are temporary; expected {MOST_TEMPORARY / GIB:.2f} at most"
     found, wanted = program.collectives(), expected(model)
     if found != wanted:
         yield f"its collectives are {found or 'none'}; the sharding implies {wanted or 'none'}"
+
+
+def kernels(model: Loaded, bucket: Bucket) -> tuple[str, ...]:
+    """Those that a step must hold."""
+    grouped = model.spec.moe is not None and bucket.tokens > model.device.ops._dense_rows
+    return ("ragged_paged_attention", "write_pages", *(("grouped_product",) if grouped else ()))
 
 
 def estimate(model: Loaded, bucket: Bucket) -> float:

@@ -12,6 +12,7 @@ import pytest
 from anychip_sdk.contract import AttentionSpec, Bucket, Layer, MoESpec, StepKey, WeightSpec
 from anychip_sdk.kits.jax.device import JaxState
 from anychip_sdk.kits.jax.layers import Run, find_runs, pack
+from anychip_sdk.kits.jax.moe import RAGGED
 from anychip_sdk.kits.jax.weights import Weight
 from jax_cases import DTYPES, ORACLE, both, close, draw, kit_device, traced, wide, words_of
 from numpy_batches import empty_batch
@@ -106,9 +107,11 @@ def moe_specs(experts: int) -> tuple[WeightSpec, WeightSpec, WeightSpec]:
 
 
 @pytest.mark.parametrize(("dtype", "renormalize"), [("float32", False), ("float32", True), ("bfloat16", True)])
-@pytest.mark.parametrize("dense", [False, True])
-def test_moe(dtype, renormalize, dense, monkeypatch):
-    monkeypatch.setattr(OPS, "_dense_rows", 100 if dense else 0)
+@pytest.mark.parametrize("how", ["ragged", "tiles", "dense"])
+def test_moe(dtype, renormalize, how, monkeypatch):
+    monkeypatch.setattr(OPS, "_dense_rows", 100 if how == "dense" else 0)
+    if how == "tiles":  # each expert's rows begin at a multiple of 4
+        monkeypatch.setattr(OPS, "_grouped", replace(RAGGED, rows=4))
     X, M, E, T = 5, 6, 8, 9  # experts, width of each, hidden, tokens
     tensors = {f"{e}.{n}": draw(M, E, seed=10 * e + i) / 3 for e in range(X) for i, n in enumerate(("gate", "up"))}
     tensors |= {f"{e}.down": draw(E, M, seed=e) / 3 for e in range(X)} | {"router": draw(X, E)}
@@ -118,8 +121,15 @@ def test_moe(dtype, renormalize, dense, monkeypatch):
     host.counts[0] = T
     x = draw(T + 2, E, dtype=dtype)
     x[T:] = np.nan  # padding
-    run = traced(DEVICE, host.key, lambda batch, x: OPS.moe(x, *(h for h, _ in handles), spec, batch))
-    got = np.asarray(run(words_of(host), x))
+    router, gate_up, down = (h for h, _ in handles)
+    stacks = [replace(h, array=jnp.stack([h.array + 1, h.array])) for h in (gate_up, down)]
+
+    def moe(batch, x, place):
+        alone = OPS.moe(x, router, gate_up, down, spec, batch)
+        return alone, OPS.moe(x, router, *(replace(h, place=place) for h in stacks), spec, batch)
+
+    got, in_stack = map(np.asarray, traced(DEVICE, host.key, moe)(words_of(host), x, 1))
+    np.testing.assert_array_equal(got, in_stack)
     wanted = ORACLE.ops.moe(wide(x), *(h for _, h in handles), spec, host)
     close(got[:T], wanted[:T], dtype, terms=8 * E)
     assert not got[T:].any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from anychip_sdk.contract import SCALED_KV, Bucket, NotSupported
 from anychip_sdk.kits.jax import JaxAttention
 from anychip_sdk.kits.jax.allocator import COPIES, _copy
+from anychip_sdk.kits.jax.moe import RAGGED
 
 pytest.importorskip("libtpu")
 from anychip_tpu.planned import PlannedDevice, Program
@@ -66,6 +68,17 @@ def test_a_step_without_the_kernels_is_found(check, tiny):
     found = list(check.faults(model, DECODE, model.compile(DECODE)))
     assert "the kernel ragged_paged_attention is not in it" in found
     assert any(line.startswith("it copies the KV cache: ") for line in found)
+
+
+def test_experts_are_read_where_they_lie(check, tiny):
+    """By a kernel: XLA's own ragged product has its weights copied out of the stack of layers, and turned."""
+    config = check.MODELS["Mixtral-8x7B"] | tiny | {"architectures": ["MixtralForCausalLM"], "num_local_experts": 4}
+    prefill = replace(PREFILL, tokens=512)
+    model = check.load(config, "v6e", 2)
+    assert not list(check.faults(model, prefill, model.compile(prefill)))
+    model.device.ops._grouped = RAGGED
+    found = list(check.faults(model, prefill, model.compile(prefill)))
+    assert found == ["the kernel grouped_product is not in it"]
 
 
 def test_pages_are_copied_where_they_lie(check, tiny):

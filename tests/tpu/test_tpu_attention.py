@@ -3,8 +3,6 @@ bounds, races looked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import jax
 import numpy as np
 import pytest
@@ -13,35 +11,16 @@ from anychip_sdk.kits.jax import Ranks
 from anychip_sdk.kits.jax.scaled import FORMATS, ScaledPages, cells, scaled
 from anychip_tpu.device import TpuDevice
 from anychip_tpu.kernels.interpreters import STRICT
-from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-from jax._src.pallas.mosaic.interpret.race_detection_state import RaceDetectionState
-from jax.experimental.pallas import tpu as pltpu
 from jax_cases import AttentionCase, draw, in_8_bits, traced, wide, words_of
 from numpy_batches import page_tables, ragged
 
-pytestmark = pytest.mark.slow  # compiled or interpreted kernels
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_races")]  # interpreted kernels
 
 INFO = DeviceInfo(name="tpu-emulated", description="kernels in the strict interpreter", details={})
 DEVICE = TpuDevice(INFO, Ranks.of(jax.devices("cpu")[:1]), STRICT)
 LANES = 128
 DECODES = [(7, 1), (0, 1), (40, 1), (31, 1), (15, 1), (16, 1)]
 PREFILLS = [(0, 5), (12, 20), (0, 37), (33, 3)]
-
-
-@pytest.fixture(autouse=True)
-def no_races(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """JAX makes a new record for every kernel that runs."""
-    records: list[RaceDetectionState] = []
-
-    def record(**options: int) -> RaceDetectionState:
-        records.append(RaceDetectionState(**options))
-        return records[-1]
-
-    monkeypatch.setattr(interpret_pallas_call, "RaceDetectionState", record)
-    yield
-    pltpu.reset_tpu_interpret_mode_state()
-    assert records
-    assert not any(r.races_found for r in records)
 
 
 class Case(AttentionCase):

@@ -7,8 +7,12 @@ from typing import ClassVar
 
 from anychip_sdk.contract import Attention, Ops
 from anychip_sdk.kits.jax import JaxOps, Ranks
+from anychip_sdk.kits.jax.moe import Grouped
+from anychip_sdk.kits.jax.weights import Weight
+from jax import Array
 
 from anychip_tpu.attention import TpuAttention
+from anychip_tpu.kernels.grouped import ROWS, grouped
 from anychip_tpu.kernels.interpreters import Interpret
 
 _XLA = "traced by the SDK's JAX kit and fused by XLA"
@@ -22,9 +26,14 @@ class TpuOps(JaxOps):
     }
 
     _dense_rows = 256
-    """A chip does so many products on a weight while it reads the next one. Beyond, XLA copies a layer's experts out of
-    their stack before its ragged product; dense products read them in place."""
+    """A chip does so many products on a weight while it reads the next one."""
 
     def __init__(self, ranks: Ranks, interpret: Interpret) -> None:
         super().__init__(ranks)
         self.attention = TpuAttention(ranks, interpret)
+
+        def product(x: Array, w: Weight, sizes: Array) -> Array:
+            stack, place = w.stack
+            return grouped(x, stack, place, sizes, interpret)
+
+        self._grouped = Grouped(product, ROWS)

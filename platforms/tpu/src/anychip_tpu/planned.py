@@ -39,6 +39,7 @@ from anychip_tpu.chips import CHIPS, SLICES, Chip, planned
 from anychip_tpu.device import KV_DTYPES, TpuDevice
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+KERNELS = ("ragged_paged_attention", "write_pages", "grouped_product")
 
 
 def planned_chips(chip: str, count: int) -> list[jax.Device]:
@@ -141,7 +142,8 @@ class Program:
     def kernels(self) -> dict[str, int]:
         """How often each of our kernels stands in the program; a loop holds it once."""
         calls = [line for line in self.text.splitlines() if 'custom_call_target="tpu_custom_call"' in line]
-        return {name: sum(name in line for line in calls) for name in ("ragged_paged_attention", "write_pages")}
+        found = {name: sum(name in line for line in calls) for name in KERNELS}
+        return {name: count for name, count in found.items() if count}
 
     def collectives(self) -> dict[str, int]:
         found = {kind: len(re.findall(rf"= [^=]*\b{kind}(?:-start)?\(", self.text)) for kind in COLLECTIVES}

@@ -13,8 +13,11 @@ from jax import Array, lax
 
 from anychip_sdk.contract import Layer
 from anychip_sdk.kits.jax.ranks import stacked
+from anychip_sdk.kits.jax.weights import Weight
 
 Block = Callable[..., tuple[Any, ...]]
+EXPERT_STACK = 4
+"""Axes of a stack of layers' experts, [layers, X, O, I]; no other weight has as many."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,21 @@ def _scan(
 ) -> tuple[Any, ...]:
     """members: the layers of the first period; following: from the second period on."""
     steps = [b.kv_index - a.kv_index for a, b in zip(members, following, strict=False)]
+    split = [_split(tree) for tree in trees]
 
     def period(carry: tuple[Any, ...], x: tuple[Any, Any]) -> tuple[tuple[Any, ...], None]:
-        place, trees = x
-        for layer, step, w in zip(members, steps, trees, strict=True):
-            carry = block(replace(layer, kv_index=layer.kv_index + place * step), w, *carry)
+        place, sliced = x
+        for layer, step, w, (_, whole) in zip(members, steps, sliced, split, strict=True):
+            tree = w | {name: replace(stack, place=place) for name, stack in whole.items()}
+            carry = block(replace(layer, kv_index=layer.kv_index + place * step), tree, *carry)
         return carry, None
 
-    carry, _ = lax.scan(period, carry, (jnp.arange(count), trees))
+    carry, _ = lax.scan(period, carry, (jnp.arange(count), [sliced for sliced, _ in split]))
     return carry
+
+
+def _split(tree: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights of which each layer gets its slice, and experts, of which it gets the stack and its place in it: a kernel
+    reads them where they lie, and a slice of them would be a copy."""
+    whole = {name: w for name, w in tree.items() if isinstance(w, Weight) and w.array.ndim == EXPERT_STACK}
+    return {name: w for name, w in tree.items() if name not in whole}, whole

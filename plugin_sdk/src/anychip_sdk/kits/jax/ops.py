@@ -28,6 +28,7 @@ class JaxOps(Ops):
     def __init__(self, ranks: Ranks) -> None:
         self.attention = JaxAttention()
         self._ranks = ranks
+        self._grouped = moe.RAGGED  # how experts multiply their rows, where they do not take all of them
 
     def _matmul(self, x: Array, w: Weight) -> Array:
         """x: [T, I] -> [T, O] float32, bias included. With tp="in" ranks add up what they have in x's dtype."""
@@ -86,10 +87,10 @@ class JaxOps(Ops):
         return math.activate(gate, up, kind)
 
     def moe(self, x: Array, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec, batch: Batch) -> Array:
-        real, dense = batch.counts[0], x.shape[0] <= self._dense_rows
+        real, how = batch.counts[0], None if x.shape[0] <= self._dense_rows else self._grouped
         if gate_up.tp is None:
-            return moe.experts(x, real, router, gate_up, down, spec, dense=dense)
-        return moe.experts_of_ranks(self._ranks, x, real, router, gate_up, down, spec, dense=dense)
+            return moe.experts(x, real, router, gate_up, down, spec, how)
+        return moe.experts_of_ranks(self._ranks, x, real, router, gate_up, down, spec, how)
 
     def logits(self, x: Array, w: Weight, softcap: float | None = None) -> Array:
         y = self._gathered(x, w) if w.tp == "out" else self._matmul(x, w)

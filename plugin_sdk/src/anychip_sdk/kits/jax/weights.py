@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from anychip_sdk.contract import DType, KVDType, Reader, WeightSpec
 from anychip_sdk.kits.jax.ranks import Ranks
@@ -27,17 +27,29 @@ JAX_DTYPES: Mapping[KVDType, np.dtype] = {
 }
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["array", "bias"], meta_fields=["sizes", "tp"])
+@partial(jax.tree_util.register_dataclass, data_fields=["array", "bias", "place"], meta_fields=["sizes", "tp"])
 @dataclass(frozen=True)
 class Weight:
     """linear [O, I], embedding [V, E], experts [X, O, I], norm and vector and rope [N] (float32). `sizes`: outputs of
     each part. `bias`: [O], or None. `tp`: what is split among ranks; with "out" each rank's part of every part of the
-    weight stands together, so that a rank finds its outputs side by side."""
+    weight stands together, so that a rank finds its outputs side by side. `place`: where `array` is a stack of layers,
+    [layers, X, O, I], the layer that is meant."""
 
     array: Array
     bias: Array | None = None
     sizes: tuple[int, ...] = field(default=())
     tp: Literal["out", "in"] | None = None
+    place: Array | None = None
+
+    @property
+    def own(self) -> Array:
+        """The array of this layer alone."""
+        return self.array if self.place is None else lax.dynamic_index_in_dim(self.array, self.place, keepdims=False)
+
+    @property
+    def stack(self) -> tuple[Array, Array | int]:
+        """A stack of layers, and the place in it."""
+        return (self.array[None], 0) if self.place is None else (self.array, self.place)
 
 
 def describe(spec: WeightSpec, shapes: Shapes, dtype: DType, ranks: Ranks) -> Weight:
