@@ -4,6 +4,7 @@
 # make tpu-check       whole steps compiled for TPUs by their own compiler; TPU_STEPS=MODEL@CHIP-COUNT names some of them
 # make gpu-check       what is to be proved on a machine with a card, its torch and transformers
 # make bench-peers     other engines beside this one, on the same work (ARGS="--pairs 1 --peers transformers", --help)
+# make test-ipex       the provider ipex, in an environment of its own with torch 2.8 (several GB, fetched once)
 # make test-sanitize   the kernels' tests under AddressSanitizer and UBSan (needs g++ and cmake)
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.txt constraints.txt \
            $(wildcard platforms/cpu/native/*/*)
 
-.PHONY: demo test test-slow test-sanitize tpu-check gpu-check lint bench bench-peers clean
+.PHONY: demo test test-slow test-sanitize test-ipex tpu-check gpu-check lint bench bench-peers clean
 
 demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
@@ -29,6 +30,22 @@ test-sanitize: $(VENV)/.dev
 	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	 ASAN_OPTIONS=detect_leaks=0 ANYCHIP_CPU_LIBRARY=$(SANITIZED)/_kernels.so \
 	 $(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow" -p no:cacheprovider tests/cpu_kernels
+
+# Intel Extension for PyTorch works with torch 2.8 alone, whose wheels bring CUDA's libraries; they are not used. The
+# kernels of our own are left out.
+IPEX := build/ipex
+IPEX_AREAS := discovery,ops,attention,kv_write,executor
+test-ipex: $(IPEX)/.made
+	@$(IPEX)/bin/python -m pytest -q -p no:cacheprovider tests/ipex
+	@$(IPEX)/bin/anychip conformance --device cpu --provider ipex --quick --areas $(IPEX_AREAS) --out $(IPEX)/report
+
+$(IPEX)/.made: pyproject.toml platforms/cpu/pyproject.toml constraints-ipex.txt
+	@test -x $(IPEX)/bin/python || $(PYTHON) -m venv $(IPEX)
+	@$(IPEX)/bin/python -m pip install -q --disable-pip-version-check -c constraints-ipex.txt torch \
+	 intel_extension_for_pytorch transformers -e ".[conformance]"
+	@$(IPEX)/bin/python -m pip install -q --disable-pip-version-check -c constraints-ipex.txt \
+	 -C wheel.cmake=false -e platforms/cpu
+	@touch $@
 
 # Compiles whole steps for TPUs with their own compiler, which needs no TPU.
 tpu-check: $(VENV)/.dev

@@ -29,6 +29,7 @@ from anychip_sdk.kits.torch.scaled import formats
 from anychip_sdk.kits.torch.weights import Weight
 
 from anychip_cpu.buckets import recorded_bucket
+from anychip_cpu.ipex_ops import IpexOps
 from anychip_cpu.kernel_ops import KernelOps
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import kernels
@@ -39,9 +40,10 @@ from anychip_cpu.stored import maker, restore, store
 
 
 class CpuDevice(TorchDevice):
-    def __init__(self, info: DeviceInfo, threads: int) -> None:
+    def __init__(self, info: DeviceInfo, threads: int, *, ipex: bool = False) -> None:
+        """ipex: take the ops of Intel Extension for PyTorch, and from the torch kit what it lacks."""
         torch.set_num_threads(threads)
-        found = kernels()
+        found = None if ipex else kernels()
         capabilities = Capabilities(
             weight_dtypes=DTYPES,
             kv_dtypes=(*DTYPES, *formats("cpu")),
@@ -55,7 +57,7 @@ class CpuDevice(TorchDevice):
             warm_up=False,  # a step is recorded while it runs
         )
         super().__init__(info, capabilities, "cpu")
-        self.ops: CpuOps = CpuOps(self.communicator)
+        self.ops: CpuOps = IpexOps(self.communicator) if ipex else CpuOps(self.communicator)
         self._recordings: Recordings | None = None
         if found is not None:
             launch = Launcher()
@@ -111,7 +113,7 @@ class CpuDevice(TorchDevice):
     ) -> Weight:
         """From float32, whatever the dtype: rounding to it first would add to the error."""
         if not isinstance(self.ops, KernelOps) or spec.quantize not in self.capabilities.quantize:
-            known = ", ".join(self.capabilities.quantize) or "none: anychip-cpu runs without its kernels here"
+            known = ", ".join(self.capabilities.quantize) or "none without kernels of its own"
             raise NotSupported(f"cpu has no weights in {spec.quantize}; it has {known}")
         if spec.kind not in ("linear", "embedding", "experts"):
             raise NotSupported(

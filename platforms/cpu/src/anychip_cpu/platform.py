@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anychip_sdk.contract import Broken, DeviceError, DeviceInfo, Found, Platform
+from anychip_sdk.contract import Broken, DeviceError, DeviceInfo, Found, Platform, Provider
 from packaging.version import Version
 
 from anychip_cpu.library import library_path
+from anychip_cpu.providers import IPEX, check, providers
 
 if TYPE_CHECKING:
     from anychip_cpu.device import CpuDevice
@@ -57,6 +58,16 @@ class CpuPlatform(Platform):
     def open(self, index: int = 0, *, threads: int | None = None) -> CpuDevice:
         """threads: None takes one for each core that this process may run on, and no more than its cgroup's share of
         time comes to: beyond it all threads would stop together, many times a second."""
+        return self._open(index, threads, None)
+
+    def providers(self) -> tuple[Provider, ...]:
+        return providers()
+
+    def open_with(self, provider: str, index: int = 0, *, threads: int | None = None) -> CpuDevice:
+        check(provider)
+        return self._open(index, threads, provider)
+
+    def _open(self, index: int, threads: int | None, provider: str | None) -> CpuDevice:
         found = self.probe()
         if isinstance(found, Broken):
             raise DeviceError(f"{found.reason}; to mend it: {found.mend}")
@@ -66,7 +77,7 @@ class CpuPlatform(Platform):
             raise DeviceError(f"threads is {threads}, expected 1 to {_cores()}: the cores this process may run on")
         from anychip_cpu.device import CpuDevice
 
-        return CpuDevice(found.devices[0], threads or min(_cores(), _quota()))
+        return CpuDevice(found.devices[0], threads or min(_cores(), _quota()), ipex=provider == IPEX)
 
 
 def _cores() -> int:
