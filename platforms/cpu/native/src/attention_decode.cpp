@@ -20,57 +20,73 @@ struct Places {
 template <typename Kept>
 static inline void find(const AnychipAttention& w, int64_t s, int64_t head, int64_t first, int64_t end,
                         const void* pages, const float* scales, int64_t size, Places<Kept>& found) {
-    int64_t column = first / w.page_size, place = first % w.page_size, row = -1;
-    for (int64_t j = 0; j < LANES; ++j, ++place) {
-        if (first + j < end) {
-            if (place == w.page_size) place = 0, ++column;
-            if (row < 0 || place == 0)
-                row = (w.pages[s * w.pages_stride + column] * w.kv_heads + head) * w.page_size + place;
-            else
-                ++row;
-        }
+    const int32_t* page = w.pages + s * w.pages_stride + first / w.page_size;
+    int64_t place = first % w.page_size, row = (*page * w.kv_heads + head) * w.page_size + place;
+    const Kept* at = static_cast<const Kept*>(pages) + row * size;
+    if (place + LANES <= w.page_size && first + LANES <= end) {
+        for (int64_t j = 0; j < LANES; ++j) found.rows[j] = at + j * size;
+        if constexpr (SCALED<Kept>) __builtin_memcpy(found.scales, scales + row, sizeof found.scales);
+        return;
+    }
+    for (int64_t j = 0; j < LANES; ++j) {
         found.rows[j] = static_cast<const Kept*>(pages) + row * size;
         if constexpr (SCALED<Kept>) found.scales[j] = scales[row];
+        if (first + j + 1 >= end) continue;
+        if (++place < w.page_size) {
+            ++row;
+            continue;
+        }
+        place = 0;
+        row = (*++page * w.kv_heads + head) * w.page_size;
     }
 }
 
 // Rows that GROUP heads take at once, so that each (head, row) has a lane: LANES over GROUP rounded up to 1, 2 or 4.
 constexpr int64_t rows_of(int group) { return LANES / (group == 1 ? 1 : group == 2 ? 2 : 4); }
 
-// GROUP heads of q times rows from..from + rows_of(GROUP), a head's products side by side. Meanwhile the lines of `next`
-// are fetched, a few at a time: the processor waits for no more than some twenty.
+// Into the second-level cache: to the first one the processor fetches no more than some twenty lines at a time, and these
+// are wanted only when the rows at hand are done.
+static inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+
+// GROUP heads of q times rows_of(GROUP) rows, a head's products side by side. Meanwhile rows `ahead` are fetched.
 template <typename Kept, int GROUP, bool FETCH>
-static Vec dots(const float* q, const Kept* const* rows, const Kept* const* next, int64_t size) {
+static Vec dots(const float* q, const Kept* const* rows, const Kept* const* ahead, int64_t size) {
     constexpr int64_t ROWS = rows_of(GROUP), LINE = 64 / sizeof(Kept);
-    Vec total[LANES] = {};
-    for (int64_t i = 0; i < size; i += LANES) {
-        const int64_t left = size - i;
+    Vec total[LANES];
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < LANES; ++j) total[j] = Vec{};
+    // Nothing picks a sum by a number that is not a constant, so they stay in registers.
+    const auto add = [&](const Vec(&part)[GROUP], const auto& row_at) {
+#pragma GCC unroll 16
+        for (int64_t r = 0; r < ROWS; ++r) {
+            const Vec row = settled(row_at(rows[r]));
+#pragma GCC unroll 4
+            for (int g = 0; g < GROUP; ++g) total[g * ROWS + r] += part[g] * row;
+        }
+    };
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
         Vec part[GROUP];
-        for (int g = 0; g < GROUP; ++g) part[g] = load_part(q + g * size + i, left);
+        for (int g = 0; g < GROUP; ++g) part[g] = load(q + g * size + i);
         if (FETCH && i % LINE == 0)
 #pragma GCC unroll 16
-            for (int64_t r = 0; r < ROWS; ++r) __builtin_prefetch(next[r] + i);
-        if (left >= LANES)
-#pragma GCC unroll 16
-            for (int64_t r = 0; r < ROWS; ++r) {
-                const Vec row = load(rows[r] + i);
-                for (int g = 0; g < GROUP; ++g) total[g * ROWS + r] += part[g] * row;
-            }
-        else
-            for (int64_t r = 0; r < ROWS; ++r) {
-                const Vec row = load_part(rows[r] + i, left);
-                for (int g = 0; g < GROUP; ++g) total[g * ROWS + r] += part[g] * row;
-            }
+            for (int64_t r = 0; r < ROWS; ++r) fetch(ahead[r] + i);
+        add(part, [=](const Kept* row) { return load(row + i); });
+    }
+    if (i < size) {
+        Vec part[GROUP];
+        for (int g = 0; g < GROUP; ++g) part[g] = load_part(q + g * size + i, size - i);
+        add(part, [=](const Kept* row) { return load_part(row + i, size - i); });
     }
     return sums(total);
 }
 
 // q: [GROUP, size] -> scores: [GROUP, CHUNK], of LANES places.
 template <typename Kept, int GROUP, bool FETCH>
-static void score(const float* q, const Places<Kept>& at, const Places<Kept>& next, int64_t size, float* scores) {
+static void score(const float* q, const Places<Kept>& at, const Places<Kept>& ahead, int64_t size, float* scores) {
     constexpr int64_t ROWS = rows_of(GROUP);
     for (int64_t r = 0; r < LANES; r += ROWS) {
-        const Vec found = dots<Kept, GROUP, FETCH>(q, at.rows + r, next.rows + r, size);
+        const Vec found = dots<Kept, GROUP, FETCH>(q, at.rows + r, ahead.rows + r, size);
         float lanes[LANES];
         store(lanes, found);
         for (int g = 0; g < GROUP; ++g) __builtin_memcpy(scores + g * CHUNK + r, lanes + g * ROWS, 4 * ROWS);
@@ -80,27 +96,27 @@ static void score(const float* q, const Places<Kept>& at, const Places<Kept>& ne
 }
 
 template <typename Kept, bool FETCH>
-static void score_heads(int64_t heads, const float* q, const Places<Kept>& at, const Places<Kept>& next, int64_t size,
+static void score_heads(int64_t heads, const float* q, const Places<Kept>& at, const Places<Kept>& ahead, int64_t size,
                         float* scores) {
     switch (heads) {
-        case 1: return score<Kept, 1, FETCH>(q, at, next, size, scores);
-        case 2: return score<Kept, 2, FETCH>(q, at, next, size, scores);
-        case 3: return score<Kept, 3, FETCH>(q, at, next, size, scores);
-        default: return score<Kept, 4, FETCH>(q, at, next, size, scores);
+        case 1: return score<Kept, 1, FETCH>(q, at, ahead, size, scores);
+        case 2: return score<Kept, 2, FETCH>(q, at, ahead, size, scores);
+        case 3: return score<Kept, 3, FETCH>(q, at, ahead, size, scores);
+        default: return score<Kept, 4, FETCH>(q, at, ahead, size, scores);
     }
 }
 
 // out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each.
 template <typename Kept, int GROUP, int VECS>
 static void add_rows(float* out, int64_t out_stride, const float* p, int64_t count, const Kept* const* rows,
-                     const Kept* const* next, int64_t at) {
+                     const Kept* const* ahead, int64_t at) {
     Vec total[GROUP][VECS];
     for (int g = 0; g < GROUP; ++g)
         for (int v = 0; v < VECS; ++v) total[g][v] = load(out + g * out_stride + at + v * LANES);
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < VECS; ++v) {
-            if (v * LANES * sizeof(Kept) % 64 == 0) __builtin_prefetch(next[j] + at + v * LANES);
-            const Vec row = load(rows[j] + at + v * LANES);
+            if (v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead[j] + at + v * LANES);
+            const Vec row = settled(load(rows[j] + at + v * LANES));
             for (int g = 0; g < GROUP; ++g) total[g][v] += fill(p[g * CHUNK + j]) * row;
         }
     for (int g = 0; g < GROUP; ++g)
@@ -109,19 +125,19 @@ static void add_rows(float* out, int64_t out_stride, const float* p, int64_t cou
 
 template <typename Kept, int VECS>
 static void add_heads(int64_t heads, float* out, int64_t out_stride, const float* p, int64_t count,
-                      const Kept* const* rows, const Kept* const* next, int64_t at) {
+                      const Kept* const* rows, const Kept* const* ahead, int64_t at) {
     switch (heads) {
-        case 1: return add_rows<Kept, 1, VECS>(out, out_stride, p, count, rows, next, at);
-        case 2: return add_rows<Kept, 2, VECS>(out, out_stride, p, count, rows, next, at);
-        case 3: return add_rows<Kept, 3, VECS>(out, out_stride, p, count, rows, next, at);
-        default: return add_rows<Kept, 4, VECS>(out, out_stride, p, count, rows, next, at);
+        case 1: return add_rows<Kept, 1, VECS>(out, out_stride, p, count, rows, ahead, at);
+        case 2: return add_rows<Kept, 2, VECS>(out, out_stride, p, count, rows, ahead, at);
+        case 3: return add_rows<Kept, 3, VECS>(out, out_stride, p, count, rows, ahead, at);
+        default: return add_rows<Kept, 4, VECS>(out, out_stride, p, count, rows, ahead, at);
     }
 }
 
 // p: [group, CHUNK] of LANES places, `count` of them real; with whole numbers it is multiplied by their scales.
 template <typename Kept>
 static void add_values(float* out, int64_t out_stride, float* p, int64_t group, int64_t count, const Places<Kept>& at,
-                       const Places<Kept>& next, int64_t size) {
+                       const Places<Kept>& ahead, int64_t size) {
     const int64_t whole = size / LANES * LANES;
     if constexpr (SCALED<Kept>)
         for (int64_t g = 0; g < group; ++g) store(p + g * CHUNK, load(p + g * CHUNK) * load(at.scales));
@@ -130,8 +146,8 @@ static void add_values(float* out, int64_t out_stride, float* p, int64_t group, 
         float *to = out + g * out_stride, *shares = p + g * CHUNK;
         int64_t i = 0;
         for (; i + 4 * LANES <= whole; i += 4 * LANES)
-            add_heads<Kept, 4>(heads, to, out_stride, shares, count, at.rows, next.rows, i);
-        for (; i < whole; i += LANES) add_heads<Kept, 1>(heads, to, out_stride, shares, count, at.rows, next.rows, i);
+            add_heads<Kept, 4>(heads, to, out_stride, shares, count, at.rows, ahead.rows, i);
+        for (; i < whole; i += LANES) add_heads<Kept, 1>(heads, to, out_stride, shares, count, at.rows, ahead.rows, i);
     }
     for (int64_t g = 0; g < group; ++g)
         for (int64_t j = 0; j < count; ++j)
@@ -166,40 +182,54 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
     *total = sum(sums);
 }
 
-// Keys or values of places first..end, LANES at a time: body(place, these, the ones after them).
-template <typename Kept, typename Body>
-static inline void walk(const AnychipAttention& w, int64_t s, int64_t head, int64_t first, int64_t end,
-                        const void* pages, const float* scales, int64_t size, const Body& body) {
-    Places<Kept> at, next;
-    find(w, s, head, first, end, pages, scales, size, next);
-    for (int64_t place = first; place < end; place += LANES) {
-        at = next;
-        if (place + LANES < end) find(w, s, head, place + LANES, end, pages, scales, size, next);
-        body(place - first, at, next);
+// What a task reads: places first..end of one KV head of a sequence.
+struct Task {
+    int64_t s, head, first, end;
+    Task(const AnychipAttention& w, int64_t i) {
+        const int64_t task = i / w.kv_heads;
+        s = w.task_sequence[task], head = i % w.kv_heads;
+        const int64_t length = w.lengths[s], seen = first_seen(w, length - 1);
+        const int64_t chunk = task - w.task_first[s] + seen / CHUNK;
+        first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
     }
+};
+
+template <typename Kept>
+static inline void find_keys(const AnychipAttention& w, const Task& t, int64_t place, Places<Kept>& found) {
+    find(w, t.s, t.head, place, t.end, w.keys, w.key_scales, w.head_dim, found);
 }
 
-// q: [group, head_dim] of one task's heads.
 template <typename Kept>
-static void attend(const AnychipAttention& w, const float* q, int64_t task, int64_t head) {
-    const int64_t s = w.task_sequence[task], length = w.lengths[s], group = w.heads / w.kv_heads;
-    const int64_t seen = first_seen(w, length - 1), chunk = task - w.task_first[s] + seen / CHUNK;
-    const int64_t first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
+static inline void find_values(const AnychipAttention& w, const Task& t, int64_t place, Places<Kept>& found) {
+    find(w, t.s, t.head, place, t.end, w.values, w.value_scales, w.v_dim, found);
+}
+
+// Task i with its q: [group, head_dim]. While it reads its keys it fetches its values, and then the keys of the task that
+// this thread takes next.
+template <typename Kept>
+static void attend(const AnychipAttention& w, const float* q, int64_t i, int64_t behind) {
+    const Task task(w, i), next(w, behind);
+    const int64_t group = w.heads / w.kv_heads, count = task.end - task.first;
     float scores[GROUP_MAX][CHUNK];
-    walk<Kept>(w, s, head, first, end, w.keys, w.key_scales, w.head_dim, [&](int64_t i, const auto& at, auto& next) {
-        score_heads<Kept, true>(least(4, group), q, at, next, w.head_dim, scores[0] + i);
+    Places<Kept> at, ahead;
+    for (int64_t j = 0; j < count; j += LANES) {
+        find_keys(w, task, task.first + j, at);
+        find_values(w, task, task.first + j, ahead);
+        score_heads<Kept, true>(least(4, group), q, at, ahead, w.head_dim, scores[0] + j);
         for (int64_t g = 4; g < group; g += 4)
-            score_heads<Kept, false>(least(4, group - g), q + g * w.head_dim, at, next, w.head_dim, scores[g] + i);
-    });
-    float* part = static_cast<float*>(w.scratch) + (task * w.heads + head * group) * (w.v_dim + 2);
+            score_heads<Kept, false>(least(4, group - g), q + g * w.head_dim, at, ahead, w.head_dim, scores[g] + j);
+    }
+    float* part = static_cast<float*>(w.scratch) + (i / w.kv_heads * w.heads + task.head * group) * (w.v_dim + 2);
     for (int64_t g = 0; g < group; ++g) {
         float* out = part + g * (w.v_dim + 2);
-        soften(w, scores[g], end - first, out + w.v_dim, out + w.v_dim + 1);
-        for (int64_t i = 0; i < w.v_dim; ++i) out[i] = 0;
+        soften(w, scores[g], count, out + w.v_dim, out + w.v_dim + 1);
+        for (int64_t d = 0; d < w.v_dim; ++d) out[d] = 0;
     }
-    walk<Kept>(w, s, head, first, end, w.values, w.value_scales, w.v_dim, [&](int64_t i, const auto& at, auto& next) {
-        add_values(part, w.v_dim + 2, scores[0] + i, group, least(LANES, end - first - i), at, next, w.v_dim);
-    });
+    for (int64_t j = 0; j < count; j += LANES) {
+        find_values(w, task, task.first + j, at);
+        find_keys(w, next, least(next.first + j, next.end - 1), ahead);
+        add_values(part, w.v_dim + 2, scores[0] + j, group, least(LANES, count - j), at, ahead, w.v_dim);
+    }
 }
 
 // The queries of one task as floats, where they are none in `wide`.
@@ -239,9 +269,9 @@ void decode(const void* arguments, AnychipTeam team) {
     const int64_t decodes = w.counts[3], tasks = w.task_first[decodes] * w.kv_heads;
     float wide[sizeof(Number) == sizeof(float) ? 1 : GROUP_MAX * ANYCHIP_HEAD_MAX];
     for (int64_t i = next_task(team); i < tasks; i = next_task(team)) {
-        const int64_t task = i / w.kv_heads, head = i % w.kv_heads;
-        const float* q = queries<Number>(w, task, head, wide);
-        of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, task, head); });
+        const int64_t behind = least(i + team.all, tasks - 1);  // most likely
+        const float* q = queries<Number>(w, i / w.kv_heads, i % w.kv_heads, wide);
+        of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, i, behind); });
     }
     barrier(team);
     share(decodes * w.heads, team, [&](int64_t first, int64_t end) {

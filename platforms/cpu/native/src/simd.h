@@ -43,10 +43,11 @@ static inline float sum(Vec v) {
 // Shuffles of two rows a and b, as constants: lanes that are set one by one cost the compiler seconds a kernel.
 template <int32_t... LANE>
 struct Lanes {
-    // Blocks of WIDTH lanes: a0 b0 a2 b2 ..., and with FROM = 1, a1 b1 a3 b3 ...
-    template <int32_t WIDTH, int32_t FROM>
-    static constexpr Ints BLOCKS = {(LANE / WIDTH % 2 ? ANYCHIP_LANES : 0) + (LANE / WIDTH / 2 * 2 + FROM) * WIDTH +
-                                    LANE % WIDTH...};
+    // Blocks of WIDTH lanes: a0 b1 a2 b3 ..., which moves none, and a1 b0 a3 b2 ...
+    template <int32_t WIDTH>
+    static constexpr Ints OWN = {(LANE / WIDTH % 2 ? ANYCHIP_LANES : 0) + LANE...};
+    template <int32_t WIDTH>
+    static constexpr Ints OTHER = {(LANE / WIDTH % 2 ? ANYCHIP_LANES - WIDTH : WIDTH) + LANE...};
 };
 #if ANYCHIP_LANES == 16
 typedef Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15> Shuffle;
@@ -63,8 +64,8 @@ static inline Vec sums(Vec rows[LANES]) {
     if constexpr (WIDTH < LANES) {
 #pragma GCC unroll 8
         for (int64_t i = 0; i < LANES / (2 * WIDTH); ++i)
-            rows[i] = __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::BLOCKS<WIDTH, 0>) +
-                      __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::BLOCKS<WIDTH, 1>);
+            rows[i] = __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::OWN<WIDTH>) +
+                      __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::OTHER<WIDTH>);
         return sums<2 * WIDTH>(rows);
     }
     return rows[0];
