@@ -1,9 +1,11 @@
-"""Where a decoding step of the cpu device spends its time: a recorded step's kernels, each run apart.
+"""Where a step of the cpu device spends its time: a recorded step's kernels, each run apart.
 
-    python benchmarks/cpu_step.py MODEL [--requests N] [--prompt N] [--threads N] [--dtype NAME]
+    python benchmarks/cpu_step.py MODEL [--requests N] [--prompt N] [--threads N] [--dtype NAME] [--quantize NAME]
+                                        [--prefill]
 
 Prints the whole replay, then each kernel: calls a step, milliseconds (the best of several runs, the start of the
-threads included), and for products the weights' bytes a second. Nothing else should run meanwhile.
+threads included), and for products the weights' bytes and the operations a second. The step is the last one that
+decodes, or with --prefill the last one that computes prompts. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable
-from ctypes import Structure
+from ctypes import POINTER, Structure, c_int32, cast
 from time import perf_counter
 from typing import Any
 
@@ -36,18 +38,19 @@ def label(name: str, work: Structure) -> str:
     return f"{name} {work.outputs} x {work.inputs}" if isinstance(work, native.LinearWork) else name
 
 
-def read(name: str, work: Structure) -> int:
-    """Bytes of a product's weights; of others 0: what they read is in the caches."""
+def moved(name: str, work: Structure) -> tuple[int, int]:
+    """Bytes of a product's weights and its operations; of others 0: what they read is in the caches."""
     if not isinstance(work, native.LinearWork):
-        return 0
+        return 0, 0
     bits = work.bits or (32 if name.endswith("f32") else 16)
-    return int(work.outputs * work.inputs * bits // 8)
+    rows = min(work.rows, cast(work.live, POINTER(c_int32))[0])
+    return work.outputs * work.inputs * bits // 8, 2 * rows * work.outputs * work.inputs
 
 
 def measure(kernels: native.Kernels, stretches: list[native.Stretch], threads: int) -> None:
     names = {getattr(kernels, name): name for name in native.KERNELS}
     whole = best(lambda: [stretch() for stretch in stretches])
-    calls: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    calls: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
     for stretch in stretches:
         # In the step's order, so that a kernel's weights have left the caches when it comes again.
         works = [(names[kernel], kernel, work) for kernel, work in stretch.kernels()]
@@ -58,11 +61,11 @@ def measure(kernels: native.Kernels, stretches: list[native.Stretch], threads: i
                 native.run(kernel, work, threads)
                 times[i] = min(times[i], perf_counter() - start)
         for (name, _, work), seconds in zip(works, times, strict=True):
-            calls[label(name, work)].append((seconds, read(name, work)))
+            calls[label(name, work)].append((seconds, *moved(name, work)))
     print(f"whole replay {whole * 1e3:.2f} ms")
-    for name, parts in sorted(calls.items(), key=lambda item: -sum(s for s, _ in item[1])):
-        seconds, size = sum(s for s, _ in parts), sum(b for _, b in parts)
-        speed = f"{size / seconds / 1e9:8.1f} GB/s" if size else ""
+    for name, parts in sorted(calls.items(), key=lambda item: -sum(part[0] for part in item[1])):
+        seconds, size, operations = (sum(column) for column in zip(*parts, strict=True))
+        speed = f"{size / seconds / 1e9:8.1f} GB/s {operations / seconds / 1e9:8.0f} GOP/s" if size else ""
         print(f"{name:28} {len(parts):4} {seconds * 1e3:8.3f} ms{speed}")
 
 
@@ -73,12 +76,15 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--quantize")
+    parser.add_argument("--prefill", action="store_true")
     options = parser.parse_args()
-    with LLM(options.model, "cpu", skip_tokenizer=True, dtype=options.dtype, threads=options.threads) as llm:
+    chosen = {"dtype": options.dtype, "quantize": options.quantize, "threads": options.threads}
+    with LLM(options.model, "cpu", skip_tokenizer=True, **chosen) as llm:
         prompts = [[1 + i, *range(2, options.prompt + 1)] for i in range(options.requests)]
         llm.generate(prompts, SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False))
         device: Any = llm._core._executor._device  # type: ignore[attr-defined]
-        recording = device._recordings.last(lambda key: key.bucket.decode)
+        recording = device._recordings.last(lambda key: key.bucket.decode != options.prefill)
         measure(device.ops._kernels, recording.stretches(), options.threads)
 
 
