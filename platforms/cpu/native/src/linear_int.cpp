@@ -11,7 +11,9 @@
 
 namespace ANYCHIP_ISA {
 
-constexpr int64_t AHEAD = 2048;              // bytes that a panel is fetched ahead
+constexpr int FEW = 4;                       // rows for which the memory is slower than the products
+constexpr int64_t NEAR = 1024, FAR = 8192;   // bytes that a panel is fetched ahead to either cache
+constexpr int64_t AHEAD = 2048;              // and for few rows
 constexpr uint32_t MAGIC_BITS = 0x4b400000;  // of MAGIC
 
 static inline int64_t group_of(int64_t group) { return group ? group : ANYCHIP_INPUT_GROUP; }
@@ -81,7 +83,10 @@ static inline __attribute__((always_inline)) const uint8_t* add_products(Ints (&
         }
     };
     for (int64_t i = first; i < end; i += 32 / BITS, w += WIDTH * 4) {
-        __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 64);
+        // To the first-level cache the processor fetches some twenty lines at a time, fewer than the memory could give.
+        constexpr int64_t far = ROWS > FEW ? FAR : AHEAD;
+        __builtin_prefetch(w + far, 0, 2), __builtin_prefetch(w + far + 64, 0, 2);
+        if (ROWS > FEW) __builtin_prefetch(w + NEAR), __builtin_prefetch(w + NEAR + 64);
         Bits words[VECTORS];
         WeightBytes four[VECTORS];
         for (int v = 0; v < VECTORS; ++v) words[v] = *reinterpret_cast<const LooseBits*>(w + v * LANES * 4);
@@ -94,11 +99,22 @@ static inline __attribute__((always_inline)) const uint8_t* add_products(Ints (&
     return w;
 }
 
+// Asks for the lines of y that a tile will write: each row's is another page, and stores wait for them one by one.
+template <int ROWS>
+static inline void fetch_results(Kind kind, void* y, int64_t at, int64_t y_stride) {
+    const int64_t size = kind == Kind::float32 ? 4 : 2;
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+        for (int64_t byte = 0; byte < WIDTH * size; byte += 64)
+            __builtin_prefetch(static_cast<char*>(y) + (at + r * y_stride) * size + byte, 1);
+}
+
 // ROWS rows of x by one panel.
 template <int BITS, bool GROUPED, int ROWS>
 static void tile(const Inputs& x, int64_t row, const Panel& panel, void* y, int64_t at, int64_t y_stride) {
     const uint8_t* w = panel.bytes;
     Vec sum[ROWS][VECTORS] = {};
+    if (ROWS > FEW) fetch_results<ROWS>(panel.kind, y, at, y_stride);
     for (int64_t g = 0; g < x.groups; ++g) {
         Ints whole[ROWS][VECTORS];
 #pragma GCC unroll 12
