@@ -10,7 +10,7 @@ from peers import runner
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 """Of a weight, by format; scales left out."""
-KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}
+KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
 
 
 @dataclass(frozen=True)

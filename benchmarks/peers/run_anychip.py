@@ -9,7 +9,7 @@ from peers import runner
 OPTIONS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
-    "int8": {"quantize": "int8"},
+    "int8": {"quantize": "int8", "kv_dtype": "float16"},
 }
 
 

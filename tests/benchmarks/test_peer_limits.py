@@ -34,8 +34,8 @@ def test_a_slow_memory_reads_the_weights_once_a_step_and_kv_as_it_grows():
     assert least.total == least.prefill + least.decode
 
 
-def test_weights_in_whole_numbers_leave_kv_as_it_is():
-    assert limit(SHAPE, [([1, 2, 3], 2)], "int8", SLOW_MEMORY).decode == 184 + 4 * 16
+def test_weights_in_whole_numbers_come_with_kv_in_16_bits():
+    assert limit(SHAPE, [([1, 2, 3], 2)], "int8", SLOW_MEMORY).decode == 184 + 4 * 8
 
 
 def test_slow_cores_do_every_product_of_every_token():
