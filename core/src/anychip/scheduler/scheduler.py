@@ -19,6 +19,9 @@ from anychip.scheduler.table import RequestTable
 
 PROMPT_LOGPROBS_CHUNK = 128
 """Prompt tokens a step with prompt logprobs computes at most: each needs a row of logits."""
+LEAST_SHARE = 8
+"""A chunk that leaves room for others takes this part of a full step at least: many small chunks cost a device more
+than a few large ones."""
 
 
 class Scheduler:
@@ -133,12 +136,13 @@ class Scheduler:
         return int(self.table.num_tokens[request.slot] - self.table.num_computed[request.slot])
 
     def _add_chunk(self, request: Request, budget: int, chunks: list[tuple[Request, int]]) -> int:
-        """Tokens of the request's prompt that run in this step. While others wait behind it, a long prompt takes at
-        most half of what is left, so that short ones get in beside it and it still moves every step."""
+        """Tokens of the request's prompt that run in this step. While others wait behind it, a long prompt takes
+        half of what is left, so that short ones get in beside it and it still moves every step."""
         computed = int(self.table.num_computed[request.slot])
         others = bool(self.waiting) or self.running[-1] is not request
-        share = max(1, budget // 2) if others and self._remaining(request) > budget else budget
-        limit = min(share, self.max_chunk)
+        crowded = others and self._remaining(request) > budget
+        share = max(1, budget // 2, self.max_tokens // LEAST_SHARE) if crowded else budget
+        limit = min(share, budget, self.max_chunk)
         if request.params.prompt_logprobs is not None:
             limit = min(limit, PROMPT_LOGPROBS_CHUNK)
         tokens = min(self._remaining(request), limit)
