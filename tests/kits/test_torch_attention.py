@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from anychip_sdk.contract import AttentionSpec, Layer, WeightSpec
-from anychip_sdk.kits.torch import decode
+from anychip_sdk.kits.torch import attention, decode
 from numpy_batches import ragged
 from torch_cases import (
     DECODES,
@@ -67,9 +67,15 @@ def test_kv_in_another_format(dtype, kept, name):
     Case(DECODES + PREFILLS, SPECS[name], dtype=dtype, kept=kept, Dv=6).check()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["plain", "window 4", "softcap"])
+def test_more_decodes_than_a_group_takes(dtype, name):
+    Case([(1 + 7 * i % 40, 1) for i in range(37)] + PREFILLS, SPECS[name], dtype=dtype).check()
+
+
 @pytest.mark.parametrize("name", ["plain", "window 4", "softcap"])
 def test_an_accelerator_takes_all_decodes_at_once(name, monkeypatch):
-    """The path without groups and lists of places to wipe, run on the host."""
+    """The path without sparse products, groups and lists of places to wipe, run on the host."""
     original = decode._plan_group
 
     def plan(*args):
@@ -77,6 +83,7 @@ def test_an_accelerator_takes_all_decodes_at_once(name, monkeypatch):
         group.wipe = None
         return group
 
+    monkeypatch.setattr(attention, "has_sparse", lambda pages, q: False)
     monkeypatch.setattr(decode, "HOST_GROUP", 1000)
     monkeypatch.setattr(decode, "_plan_group", plan)
     Case(DECODES + PREFILLS, SPECS[name]).check()

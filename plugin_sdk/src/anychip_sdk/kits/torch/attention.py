@@ -1,4 +1,4 @@
-"""Ragged paged attention: decodes in batched products, each prefill in one scaled-dot-product call."""
+"""Ragged paged attention: decodes in batched or sparse products, each prefill in one scaled-dot-product call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.decode import Decodes, decode, plan_decodes
 from anychip_sdk.kits.torch.prefill import Prefill, Segment, plan_prefill, prefill
 from anychip_sdk.kits.torch.rope import rms_norm, rotate
-from anychip_sdk.kits.torch.scaled import cells, store
+from anychip_sdk.kits.torch.scaled import Pages, cells, store
+from anychip_sdk.kits.torch.sparse import SparseDecodes, decode_sparse, has_sparse, plan_sparse
 from anychip_sdk.kits.torch.weights import Weight
 
 Static = tuple[int, tuple[Segment, ...]]
 """How many sequences decode, and the others one by one."""
+
+Reads = tuple[Decodes | SparseDecodes | None, list[Prefill]]
+"""What the decodes read, and each of the others."""
 
 
 @dataclass
@@ -26,7 +30,7 @@ class Work:
     """Index tensors and masks of one step, made when the first layer of a kind asks and shared by the others."""
 
     writes: dict[int, Tensor] = field(default_factory=dict)
-    reads: dict[tuple[int, int | None], tuple[Decodes | None, list[Prefill]]] = field(default_factory=dict)
+    reads: dict[tuple[int, int | None], Reads] = field(default_factory=dict)
 
 
 class TorchAttention(Attention):
@@ -63,15 +67,15 @@ class TorchAttention(Attention):
     def attend(self, q: Tensor, kv: KV, batch: Batch, layer: Layer) -> Tensor:
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
-        decodes, prefills = self._reads(batch, spec, cells(keys))
+        decodes, prefills = self._reads(batch, spec, keys, q)
         count = batch.key.static[0]  # type: ignore[index]  # what `plan` returned
         T, H = q.shape[:2]
         if decodes is not None and count == T:
-            return decode(q, keys, values, decodes, spec).reshape(T, -1)
+            return _decode(q, keys, values, decodes, spec).reshape(T, -1)
         width = cells(values).shape[-1]
         out = torch.zeros(T, H, width, dtype=q.dtype, device=q.device)
         if decodes is not None:
-            out[:count] = decode(q[:count], keys, values, decodes, spec)
+            out[:count] = _decode(q[:count], keys, values, decodes, spec)
         for work in prefills:
             _, start, n, _ = work.segment
             out[start : start + n] = prefill(q[start : start + n], keys, values, work, spec)
@@ -101,13 +105,24 @@ class TorchAttention(Attention):
             q, k = rotate(q, angles), rotate(k, angles)
         return q, self.write(k, v, kv, batch, layer)
 
-    def _reads(self, batch: Batch, spec: AttentionSpec, keys: Tensor) -> tuple[Decodes | None, list[Prefill]]:
+    def _reads(self, batch: Batch, spec: AttentionSpec, keys: Pages, q: Tensor) -> Reads:
         work: Work = batch.plan["work"]
         reads = work.reads.get((spec.group, spec.window))
         if reads is None:
             static: Static = batch.key.static  # type: ignore[assignment]  # what `plan` returned
             count, segments = static
-            decodes = plan_decodes(batch, spec, keys, count) if count else None
-            reads = decodes, [plan_prefill(batch, spec, keys, s) for s in segments]
+            decodes: Decodes | SparseDecodes | None = None
+            if count and isinstance(keys, Tensor) and has_sparse(keys, q):
+                decodes = plan_sparse(batch, spec, keys, count, q.shape[1])
+            elif count:
+                decodes = plan_decodes(batch, spec, cells(keys), count)
+            reads = decodes, [plan_prefill(batch, spec, cells(keys), s) for s in segments]
             work.reads[spec.group, spec.window] = reads
         return reads
+
+
+def _decode(q: Tensor, keys: Pages, values: Pages, work: Decodes | SparseDecodes, spec: AttentionSpec) -> Tensor:
+    """q: [B, H, D] -> [B, H, Dv]."""
+    if isinstance(work, Decodes):
+        return decode(q, keys, values, work, spec)
+    return decode_sparse(q, cells(keys), cells(values), work, spec)
