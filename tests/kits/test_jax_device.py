@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,11 +16,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from anychip_sdk.contract import (
+    AttentionSpec,
     Bucket,
     ContractError,
     DeviceError,
     KVLayout,
     KVSpec,
+    Layer,
     NotSupported,
     OutOfMemory,
     Paged,
@@ -116,6 +119,25 @@ def test_what_is_packed_does_not_change_with_the_source(device):
         w = device.pack(WeightSpec((("w",),), kind), lambda *_, kept=source: kept, {"w": source.shape}, "float32")
         source += 1
         assert not np.asarray(w.array).any()
+
+
+def test_a_model_is_never_on_the_host_as_a_whole(device):
+    """Each layer's weight goes to its place before the next is read."""
+    layers, shape = 40, (256, 1024)
+    specs = [Layer(AttentionSpec(head_dim=8, scale=1.0), i) for i in range(layers)]
+    trees = [{"w": WeightSpec(((str(i),),), "linear")} for i in range(layers)]
+    tracemalloc.start()
+    try:
+        packed = device.pack_layers(
+            specs, trees, lambda name, index=(): np.full(shape, int(name), np.float32)[index],
+            dict.fromkeys(map(str, range(layers)), shape), "float32",
+        )  # fmt: skip
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    stack = packed.weights[0][0]["w"].array
+    assert np.asarray(stack[:, 0, 0]).tolist() == list(range(layers))
+    assert most < stack.nbytes / 4
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 from anychip_sdk.kits.numpy.math import rms_norm, rotate
-from anychip_sdk.kits.numpy.scaled import cells, read
+from anychip_sdk.kits.numpy.scaled import ScaledPages, cells, read
 
 from bugs.registry import bug
 
@@ -174,17 +175,26 @@ def window_declared_and_refused(device):
     device.ops.attention.supports = supports
 
 
+def parts(cache):
+    """The arrays of K's or V's pages: in 8 bits numbers and scales."""
+    return (cache.numbers, cache.scales) if isinstance(cache, ScaledPages) else (cache,)
+
+
 def write(device, where, before=None):
     """The kit's write, to pages and offsets of another making: where(page, offset, size) -> page, offset."""
 
     def run(k, v, kv, batch, layer):
         group = layer.attention.group
         for cache, new in zip(kv[group], (k, v), strict=True):
-            size = cache.shape[2]
+            size = cells(cache).shape[2]
             page, offset = where(*np.divmod(batch.slot_mapping[group], size), size)
             if before is not None:
-                before(cache[layer.kv_index], page, offset)
-            cache[layer.kv_index, page, offset] = new
+                for part in parts(cache):
+                    before(part[layer.kv_index], page, offset)
+            if isinstance(cache, ScaledPages):
+                cache.write(layer.kv_index, page, offset, new)
+            else:
+                cache[layer.kv_index, page, offset] = new
         return kv
 
     device.ops.attention.write = run
@@ -196,9 +206,14 @@ def stale_page_after_free(device):
 
     def run(q, kv, batch, layer):
         group, index = layer.attention.group, layer.kv_index
-        mixed = [tuple(cache.copy() for cache in pair) for pair in kv]
+        mixed = deepcopy(kv)
+        arrays = [
+            pair
+            for caches in zip(mixed[group], kv[group], strict=True)
+            for pair in zip(*map(parts, caches), strict=True)
+        ]
         for page in np.unique(batch.page_table[group]):
-            for cache, now in zip(mixed[group], kv[group], strict=True):
+            for cache, now in arrays:
                 key = (id(now), index, int(page))
                 cache[index, page] = kept.setdefault(key, now[index, page].copy()) if page else now[index, page]
         return right(q, mixed, batch, layer)

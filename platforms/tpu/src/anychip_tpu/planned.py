@@ -39,15 +39,21 @@ from anychip_tpu.chips import CHIPS, SLICES, Chip, planned
 from anychip_tpu.device import KV_DTYPES, TpuDevice
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+COMPILER_ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",  # else libtpu asks the network which TPU it is on,
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # and complains that this, whichever it is,
+    "TPU_WORKER_HOSTNAMES": "localhost",  # and this are not set
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else only one process at a time could compile
+}
+"""libtpu's environment where there is no TPU."""
 KERNELS = ("ragged_paged_attention", "write_pages", "grouped_product")
 
 
 def planned_chips(chip: str, count: int) -> list[jax.Device]:
     """`count` chips of a kind in CHIPS, as the compiler knows them. Raises NotSupported."""
     planned(f"{chip}-{count}")
-    # Else libtpu asks the network which TPU it is on, and only one process at a time could compile.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for name, value in COMPILER_ALONE.items():
+        os.environ.setdefault(name, value)
     grid = SLICES[count] + ("x1" if chip in ("v4", "v5p") else "")  # those are three-dimensional
     try:
         return list(topologies.get_topology_desc(f"{chip}:{grid}", platform="tpu").devices)[:count]
