@@ -12,8 +12,8 @@ ATTENTION = NumpyAttention()
 MIX = [(7, 1), (0, 1), (3, 1), (0, 5), (4, 6), (8, 8)]  # (computed, new): decodes first, then prefills
 
 
-def dense(q: np.ndarray, k: np.ndarray, v: np.ndarray, spec: AttentionSpec) -> np.ndarray:
-    """q: [n, H, D], the last n of the sequence; k, v: [N, K, D]. One masked matrix per head. -> [n, H, Dv]"""
+def dense(q: np.ndarray, k: np.ndarray, v: np.ndarray, spec: AttentionSpec, sinks: object = -np.inf) -> np.ndarray:
+    """q: [n, H, D], the last n of the sequence; k, v: [N, K, D]; sinks: [H]. -> [n, H, Dv]"""
     n, N, H = len(q), len(k), q.shape[1]
     k, v = (np.repeat(a, H // a.shape[1], axis=1) for a in (k, v))  # [N, H, D]
     scores = np.einsum("nhd,mhd->hnm", q, k) * spec.scale
@@ -22,7 +22,8 @@ def dense(q: np.ndarray, k: np.ndarray, v: np.ndarray, spec: AttentionSpec) -> n
     i, j = np.arange(N - n, N)[:, None], np.arange(N)[None, :]
     seen = (j <= i) & (j > i - (spec.window or N))
     e = np.where(seen, np.exp(scores), 0)
-    return np.einsum("hnm,mhd->nhd", e / e.sum(-1, keepdims=True), v)
+    total = e.sum(-1, keepdims=True) + np.exp(np.broadcast_to(sinks, H))[:, None, None]
+    return np.einsum("hnm,mhd->nhd", e / total, v)
 
 
 class Case:
@@ -154,6 +155,17 @@ def test_run_splits_heads_norms_turns_and_writes(norms):
     q, k = ops.rope(q, angles), ops.rope(k, angles)
     assert np.array_equal(kv[0][0][0, [2, 2, 2, 2, 1], [0, 1, 2, 3, 0]], k)
     np.testing.assert_allclose(got, dense(q, k, v.reshape(T, K, Dv), spec).reshape(T, -1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_sinks_join_the_denominator(spec):
+    case, sinks = Case(MIX, spec), np.array([-3.0, 0.0, 1.5, 40.0])
+    case.run()
+    batch = ragged(case.steps, case.tables, case.page_size)
+    got = ATTENTION.attend_with_sinks(np.concatenate(case.q), case.kv, batch, case.layer, Weight("vector", (sinks,)))
+    each = zip(case.q, case.k, case.v, strict=True)
+    wanted = np.concatenate([dense(q, k, v, spec, sinks).reshape(len(q), -1) for q, k, v in each])
+    np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_no_tokens_at_all():

@@ -41,6 +41,13 @@ SPECS = {
 Case = partial(AttentionCase, DEVICE)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+@pytest.mark.parametrize("steps", [DECODES, PREFILLS, DECODES[:3] + PREFILLS], ids=len)
+def test_sinks(steps, spec, dtype):
+    Case(steps, spec, H=6, K=2, dtype=dtype).check_sinks([-30.0, -1.0, 0.0, 1.0, 3.0, 60.0])
+
+
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 @pytest.mark.parametrize("steps", [DECODES, PREFILLS, DECODES[:3] + PREFILLS, DECODES + PREFILLS[:1]], ids=len)
 def test_ragged_batches(steps, spec):

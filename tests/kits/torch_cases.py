@@ -34,7 +34,7 @@ FILTERS = [
 
 def kit_device() -> TorchDevice:
     kept = (*DTYPES, *formats("cpu"))
-    claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=kept, sliding_window=True, softcap=True, moe=True)
+    claims = Capabilities(weight_dtypes=DTYPES, kv_dtypes=kept, sliding_window=True, softcap=True, sinks=True, moe=True)
     return TorchDevice(DeviceInfo(name="torch", description="the kit alone", details={}), claims, "cpu")
 
 
@@ -135,8 +135,17 @@ class AttentionCase:
         return self.device.ops.attention.attend(self.q, self.kv, on_device(self.device, self.host), self.layer)
 
     def check(self):
-        wanted = ORACLE.ops.attention.attend(wide(self.q), self.oracle, self.host, self.layer)
-        got = self.run()
+        return self._close(self.run(), ORACLE.ops.attention.attend(wide(self.q), self.oracle, self.host, self.layer))
+
+    def check_sinks(self, sinks):
+        """sinks: [H]"""
+        mine, theirs = both(self.device, WeightSpec((("s",),), "vector"), {"s": torch.tensor(sinks)}, "float32")
+        batch = on_device(self.device, self.host)
+        got = self.device.ops.attention.attend_with_sinks(self.q, self.kv, batch, self.layer, mine)
+        wanted = ORACLE.ops.attention.attend_with_sinks(wide(self.q), self.oracle, self.host, self.layer, theirs)
+        return self._close(got, wanted)
+
+    def _close(self, got, wanted):
         # probabilities, and the scores before them, are rounded to the dtype
         close(got, wanted, self.dtype, terms=200)
         return got

@@ -257,3 +257,40 @@ def writes_out_of_order(device):
     device.ops.attention.write = lambda k, v, kv, batch, layer: right(
         k, np.roll(v, 1, axis=0) if len(v) > 16 else v, kv, batch, layer
     )
+
+
+def sinks(device, sink):
+    """The kit's sinks, changed. sink: (sinks [H], K, spec) -> sinks."""
+    attention = device.ops.attention
+
+    def run(q, kv, batch, layer, handle):
+        K = cells(kv[layer.attention.group][0]).shape[3]
+        changed = sink(handle.only("vector"), K, layer.attention)
+        return attention._attend(q, kv, batch, layer, None if changed is None else changed.astype(q.dtype))
+
+    attention.attend_with_sinks = run
+
+
+@bug("attention", "sinks are declared and forgotten")
+def sinks_forgotten(device):
+    sinks(device, lambda s, K, spec: None)
+
+
+@bug("attention", "a sink counts once for each of two chunks")
+def sinks_counted_twice(device):
+    sinks(device, lambda s, K, spec: s + np.log(2.0))
+
+
+@bug("attention", "the sinks are those of the KV heads")
+def sinks_of_kv_heads(device):
+    sinks(device, lambda s, K, spec: s[np.arange(len(s)) // (len(s) // K)])
+
+
+@bug("attention", "a sink is scaled as the scores are")
+def sinks_scaled(device):
+    sinks(device, lambda s, K, spec: s * spec.scale)
+
+
+@bug("attention", "a sink is capped as the scores are")
+def sinks_capped(device):
+    sinks(device, lambda s, K, spec: s if spec.softcap is None else spec.softcap * np.tanh(s / spec.softcap))

@@ -50,6 +50,7 @@ class CpuDevice(TorchDevice):
             page_sizes=PAGE_SIZES,
             sliding_window=True,
             softcap=True,
+            sinks=True,
             moe=True,
             device_feedback=True,
             step_tokens=512,  # activations of more leave the cache between two ops

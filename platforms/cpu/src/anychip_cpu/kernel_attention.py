@@ -37,8 +37,8 @@ class Plan:
 
 
 class KernelAttention(TorchAttention):
-    """With KV in float32, 16 bits or int8. KV in fp8, and more than GROUP_MAX query heads to a KV head, are left to the
-    torch kit."""
+    """With KV in float32, 16 bits or int8. KV in fp8, more than GROUP_MAX query heads to a KV head, and sinks are left
+    to the torch kit."""
 
     def __init__(self, kernels: Kernels, launch: Launcher) -> None:
         self._kernels, self._launch = kernels, launch
@@ -75,6 +75,9 @@ class KernelAttention(TorchAttention):
         if not batch.key.bucket.decode:
             self._launch.run(self._kernels.of("prefill", q.dtype), work)
         return out
+
+    def attend_with_sinks(self, q: Tensor, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> Tensor:
+        return self._launch.kit(super().attend_with_sinks, q, kv, batch, layer, sinks)
 
     def prepare(
         self,

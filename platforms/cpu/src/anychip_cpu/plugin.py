@@ -12,5 +12,5 @@ def anychip_platform() -> Manifest:
         platform="anychip_cpu.platform:CpuPlatform",
         summary="the host's processor, through torch",
         rank=10,
-        contract=Version(1, 3),
+        contract=Version(1, 4),
     )

@@ -94,6 +94,10 @@ def norm(w: Array, offset: float = 0.0) -> Given:
     return _one("norm", w, offset=offset)
 
 
+def vector(x: Array) -> Given:
+    return _one("vector", x)
+
+
 def rope(frequencies: Array) -> Given:
     return Given(WeightSpec((), "rope", const=frequencies), {})
 

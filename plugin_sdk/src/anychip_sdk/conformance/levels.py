@@ -37,11 +37,11 @@ LEVELS: tuple[Level, ...] = ("bronze", "silver", "gold")
 PROFILES: Mapping[str, Callable[[Capabilities], bool] | None] = {
     "swa": lambda claims: claims.sliding_window,
     "softcap": lambda claims: claims.softcap,
+    "sinks": lambda claims: claims.sinks,
     "moe": lambda claims: claims.moe,
     "quant": lambda claims: bool(claims.quantize),
     "kv8": lambda claims: bool(set(claims.kv_dtypes) & set(SCALED_KV)),
     "mla": None,
-    "sinks": None,
     "lora": None,
 }
 """Profile -> whether these capabilities declare it; None where the contract has no such capability yet."""

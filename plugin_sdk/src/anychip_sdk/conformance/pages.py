@@ -124,7 +124,7 @@ class Scene:
         return body
 
     def body(self, **fused: str) -> Body:
-        """The whole attention of a layer. fused: argument of `run` -> the name of its handle."""
+        """The whole attention of a layer. fused: argument of `run`, or "sinks" -> the name of its handle."""
         key = tuple(sorted(fused.items()))
         if key not in self._bodies:
             self._bodies[key] = self._make_body(fused)
@@ -137,6 +137,10 @@ class Scene:
             handles: dict[str, Any] = {name: w[handle] for name, handle in fused.items()}
             if "angles" in handles:
                 handles["angles"] = ops.rope_angles(batch.positions, handles["angles"])
+            if "sinks" in handles:
+                sinks, attention = handles.pop("sinks"), ops.attention
+                q, kv = attention.prepare(q, k, v, kv, batch, self.layer, **handles)
+                return attention.attend_with_sinks(q, kv, batch, self.layer, sinks), kv
             return ops.attention.run(q, k, v, kv, batch, self.layer, **handles)  # type: ignore[no-any-return]
 
         return body

@@ -123,7 +123,7 @@ class ReferenceAttention(NumpyAttention):
             x = rounded(math.rms_norm(x, norm, layer.attention.eps), self.dtype)
         return x if angles is None else rounded(math.rotate(x, angles), self.dtype)
 
-    def attend(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> np.ndarray:
+    def _attend(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer, sinks: np.ndarray | None) -> np.ndarray:
         spec = layer.attention
         K, Dv = cells(kv[spec.group][1]).shape[3:]
         T, H, _ = q.shape
@@ -136,13 +136,20 @@ class ReferenceAttention(NumpyAttention):
                 for cache in kv[spec.group]
             )  # [H, L, D]
             seen = _seen(batch.positions[start:stop], length, spec.window)
-            out[start:stop] = self._heads_attend(q[start:stop].swapaxes(0, 1), k, v, seen, spec).swapaxes(0, 1)
+            heads = self._heads_attend(q[start:stop].swapaxes(0, 1), k, v, seen, spec, sinks)
+            out[start:stop] = heads.swapaxes(0, 1)
         return out.reshape(T, H * Dv)
 
     def _heads_attend(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray, spec: AttentionSpec
+        self,
+        q: np.ndarray,
+        k: np.ndarray,
+        v: np.ndarray,
+        seen: np.ndarray,
+        spec: AttentionSpec,
+        sinks: np.ndarray | None,
     ) -> np.ndarray:
-        """q: [H, n, D], k: [H, L, D], v: [H, L, Dv], seen: [n, L] -> [H, n, Dv]."""
+        """q: [H, n, D], k: [H, L, D], v: [H, L, Dv], seen: [n, L], sinks: [H] -> [H, n, Dv]."""
         used = seen.any(axis=0)  # places that no query sees may hold NaN
         k, v, seen = k[:, used], v[:, used], seen[:, used]
         scores = rounded(rounded(product(q, k), self.dtype) * spec.scale, self.dtype)
@@ -150,8 +157,11 @@ class ReferenceAttention(NumpyAttention):
             inner = rounded(scores / q.dtype.type(spec.softcap), self.dtype)
             scores = rounded(rounded(np.tanh(inner), self.dtype) * q.dtype.type(spec.softcap), self.dtype)
         scores = np.where(seen, scores, -np.inf).astype(q.dtype)
+        if sinks is not None:  # one more score, whose share is dropped
+            more = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
+            scores = np.concatenate([scores, more.astype(q.dtype)], axis=-1)
         p = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        p = rounded(p / p.sum(axis=-1, keepdims=True), self.dtype)
+        p = rounded(p / p.sum(axis=-1, keepdims=True), self.dtype)[..., : k.shape[1]]
         return rounded(product(p, v.swapaxes(1, 2)), self.dtype)
 
 

@@ -112,7 +112,7 @@ def _area(run: AreaRun, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**counts, "worst": ratio, "seconds": run.seconds, "ended": run.ended, "trace": run.trace}
 
 
-_CLAIM_OF_PROFILE = {"swa": "sliding_window", "softcap": "softcap", "moe": "moe", "quant": "quantize"}
+_CLAIM_OF_PROFILE = {"swa": "sliding_window", "softcap": "softcap", "sinks": "sinks", "moe": "moe", "quant": "quantize"}
 
 
 def broken_claims(results: Sequence[dict[str, Any]], claims: Capabilities) -> list[str]:

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from anychip_sdk.contract import Version
 
-SUITE_VERSION = Version(1, 3)
+SUITE_VERSION = Version(1, 4)
 """Major: a check was made stricter. Minor: checks were added."""

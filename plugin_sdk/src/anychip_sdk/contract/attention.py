@@ -8,6 +8,7 @@ from typing import Any
 
 from anychip_sdk.contract.batch import Array, Batch, Shapes
 from anychip_sdk.contract.checked import Checked
+from anychip_sdk.contract.errors import NotSupported
 from anychip_sdk.contract.specs import AttentionSpec, Bucket, Layer
 
 Handle = Any
@@ -44,6 +45,13 @@ class Attention(Checked):
         """q: [T, H, D] -> [T, H * Dv], q's dtype. K and V of this step are written already. The token at position
         p sees positions max(0, p - window + 1) to p. Masked places of a page, and their scales, may hold NaN
         and must not leak."""
+
+    def attend_with_sinks(self, q: Array, kv: KV, batch: Batch, layer: Layer, sinks: Handle) -> Array:
+        """`attend`, where a query head h has one more score to spend its attention on, with nothing behind it: it is
+        sinks[h], neither scaled nor capped, whatever the window, so exp(sinks[h]) joins the softmax's denominator once
+        (arXiv:2309.17453; learned for each head, as in gpt-oss, arXiv:2508.10925). sinks: a handle of kind "vector",
+        [H] of this rank. Models call it behind `prepare`. Raises NotSupported unless `Capabilities.sinks`."""
+        raise NotSupported(f"{type(self).__name__} has no attention sinks")
 
     @abstractmethod
     def prepare(

@@ -36,7 +36,8 @@ class Capabilities:
     """What a device claims. The conformance suite tests every claim and every refusal.
 
     `weight_dtypes`, `kv_dtypes`: first is preferred. Unless the user asks for another, KV is kept in the weights'
-    dtype; each is read and written with activations in any weight dtype. `sampling`: False where `Ops.sample` is
+    dtype; each is read and written with activations in any weight dtype. `sinks`: `Attention.attend_with_sinks` is
+    there. `sampling`: False where `Ops.sample` is
     refused; steps return their logits [R, V] as `Sampled.top_logprobs` then, and the host samples. `device_feedback`: a
     step may take tokens that the step before it sampled (`Batch.feed`); it needs `sampling`. `asynchronous`: a compiled
     step returns before its result is there, so that the core lays out and launches the next step meanwhile; it needs
@@ -52,6 +53,7 @@ class Capabilities:
     max_head_dim: int = 256
     sliding_window: bool = False
     softcap: bool = False
+    sinks: bool = False
     moe: bool = False
     sampling: bool = True
     max_logprobs: int = 20

@@ -15,7 +15,7 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
-CONTRACT_VERSION = Version(1, 3)
+CONTRACT_VERSION = Version(1, 4)
 
 
 def supported(ours: Version = CONTRACT_VERSION) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from anychip_sdk.conformance.areas.conftest import Lab
 from anychip_sdk.conformance.batches import Span
-from anychip_sdk.conformance.inputs import norm, rope
+from anychip_sdk.conformance.inputs import norm, rope, vector
 from anychip_sdk.conformance.marks import check, full
 from anychip_sdk.conformance.pages import Scene, Setting
 from anychip_sdk.contract import AttentionSpec, DType, KVDType, NotSupported
@@ -217,6 +217,47 @@ def test_softcap_within_a_window(lab: Lab, kv_dtype: DType, window: int) -> None
 def in_8_bits(kv8: KVDType, spans: tuple[Span, ...], **fields: Any) -> Setting:
     """With vectors whose scales differ, some of them zero."""
     return Setting(**{"spec": PLAIN, "spans": spans, "kept": kv8, "uneven": True, **fields})
+
+
+def judge_sinks(lab: Lab, dtype: DType, setting: Setting, sinks: np.ndarray) -> None:
+    scene = Scene(lab, dtype, setting, {"sinks": vector(sinks)})
+    scene.write_history()
+    lab.check(scene.trio, scene.body(sinks="sinks"), scene.batch(), scene.width)
+
+
+@check(since="1.4", profile="sinks")
+@pytest.mark.parametrize("heads", [(4, 2), (9, 3), full((8, 8))], ids=str)
+@pytest.mark.parametrize("spans", [DECODES, PREFILLS, MIXED], ids=["decodes", "prefills", "mixed"])
+def test_sinks(lab: Lab, kv_dtype: DType, spans: tuple[Span, ...], heads: tuple[int, int]) -> None:
+    """A sink for each query head: far below every score, among them, and above, where it takes nearly all."""
+    sinks = np.resize(np.array([-20, 0.5, 2, 8, -1], np.float32), heads[0])
+    judge_sinks(lab, kv_dtype, Setting(spec=PLAIN, spans=spans, heads=heads), sinks)
+
+
+@check(since="1.4", profile="sinks")
+def test_a_sink_counts_once(lab: Lab, kv_dtype: DType) -> None:
+    """However many pages, chunks or tiles a sequence is read in."""
+    spans = ((1, 1), (15, 1), (16, 1), (299, 1), (0, 40), (130, 3))
+    judge_sinks(lab, kv_dtype, Setting(spec=PLAIN, spans=spans, heads=(2, 1)), np.array([5, 2], np.float32))
+
+
+@check(since="1.4", profile="sinks")
+@pytest.mark.parametrize("spans", [DECODES, MIXED], ids=["decodes", "mixed"])
+def test_sinks_are_not_scaled_nor_capped_nor_windowed(lab: Lab, kv_dtype: DType, spans: tuple[Span, ...]) -> None:
+    claims = lab.device.capabilities
+    kind = AttentionSpec(
+        head_dim=64, scale=0.3, window=17 if claims.sliding_window else None, softcap=2.0 if claims.softcap else None
+    )
+    judge_sinks(lab, kv_dtype, Setting(spec=kind, spans=spans), np.array([3, -2, 0, 1], np.float32))
+
+
+@check(since="1.4", level="bronze")
+def test_undeclared_sinks_are_refused(lab: Lab, kv_dtype: DType) -> None:
+    if lab.device.capabilities.sinks:
+        pytest.skip("the device declares sinks")
+    scene = Scene(lab, kv_dtype, Setting(spec=PLAIN, spans=MIXED), {"sinks": vector(np.zeros(4, np.float32))})
+    with pytest.raises(NotSupported):
+        scene.trio.device.run(scene.body(sinks="sinks"), scene.batch(), scene.width)
 
 
 @check(since="1.2", profile="kv8")

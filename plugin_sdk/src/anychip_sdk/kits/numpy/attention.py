@@ -29,6 +29,13 @@ class NumpyAttention(Attention):
         return kv
 
     def attend(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer) -> np.ndarray:
+        return self._attend(q, kv, batch, layer, None)
+
+    def attend_with_sinks(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> np.ndarray:
+        return self._attend(q, kv, batch, layer, sinks.only("vector"))
+
+    def _attend(self, q: np.ndarray, kv: KV, batch: Batch, layer: Layer, sinks: np.ndarray | None) -> np.ndarray:
+        """sinks: [H]"""
         spec = layer.attention
         K, Dv = cells(kv[spec.group][1]).shape[3:]
         T, H, _ = q.shape
@@ -42,7 +49,8 @@ class NumpyAttention(Attention):
                 start = 0 if spec.window is None else max(0, end - spec.window)
                 for h in range(H):
                     head = h // (H // K)
-                    out[token, h] = _one_query(q[token, h], k[start:end, head], v[start:end, head], spec)
+                    sink = None if sinks is None else sinks[h]
+                    out[token, h] = _one_query(q[token, h], k[start:end, head], v[start:end, head], spec, sink)
         return out.reshape(T, H * Dv)
 
     def prepare(
@@ -70,11 +78,15 @@ class NumpyAttention(Attention):
         return q, self.write(k, v, kv, batch, layer)
 
 
-def _one_query(q: np.ndarray, k: np.ndarray, v: np.ndarray, spec: AttentionSpec) -> np.ndarray:
+def _one_query(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, spec: AttentionSpec, sink: np.floating | None
+) -> np.ndarray:
     """q: [D], and what it sees: k [N, D], v [N, Dv]. -> [Dv]"""
     scores = k @ q * spec.scale  # [N]
     if spec.softcap is not None:
         scores = spec.softcap * np.tanh(scores / spec.softcap)
-    weights = np.exp(scores - scores.max())
-    y: np.ndarray = (weights / weights.sum()) @ v
+    largest = scores.max() if sink is None else max(scores.max(), sink)
+    weights = np.exp(scores - largest)
+    total = weights.sum() if sink is None else weights.sum() + np.exp(sink - largest)
+    y: np.ndarray = (weights / total) @ v
     return y

@@ -54,6 +54,7 @@ class NumpyDevice(Device):
             page_sizes=PAGE_SIZES,
             sliding_window=True,
             softcap=True,
+            sinks=True,
             moe=True,
             device_feedback=True,
         )

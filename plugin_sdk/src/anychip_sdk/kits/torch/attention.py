@@ -65,20 +65,27 @@ class TorchAttention(Attention):
         return kv
 
     def attend(self, q: Tensor, kv: KV, batch: Batch, layer: Layer) -> Tensor:
+        return self._attend(q, kv, batch, layer, None)
+
+    def attend_with_sinks(self, q: Tensor, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> Tensor:
+        return self._attend(q, kv, batch, layer, sinks.tensor)
+
+    def _attend(self, q: Tensor, kv: KV, batch: Batch, layer: Layer, sinks: Tensor | None) -> Tensor:
+        """sinks: [H] float32"""
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         decodes, prefills = self._reads(batch, spec, keys, q)
         count = batch.key.static[0]  # type: ignore[index]  # what `plan` returned
         T, H = q.shape[:2]
         if decodes is not None and count == T:
-            return _decode(q, keys, values, decodes, spec).reshape(T, -1)
+            return _decode(q, keys, values, decodes, spec, sinks).reshape(T, -1)
         width = cells(values).shape[-1]
         out = torch.zeros(T, H, width, dtype=q.dtype, device=q.device)
         if decodes is not None:
-            out[:count] = _decode(q[:count], keys, values, decodes, spec)
+            out[:count] = _decode(q[:count], keys, values, decodes, spec, sinks)
         for work in prefills:
             _, start, n, _ = work.segment
-            out[start : start + n] = prefill(q[start : start + n], keys, values, work, spec)
+            out[start : start + n] = prefill(q[start : start + n], keys, values, work, spec, sinks)
         return out.view(T, H * width)
 
     def prepare(
@@ -121,8 +128,15 @@ class TorchAttention(Attention):
         return reads
 
 
-def _decode(q: Tensor, keys: Pages, values: Pages, work: Decodes | SparseDecodes, spec: AttentionSpec) -> Tensor:
-    """q: [B, H, D] -> [B, H, Dv]."""
+def _decode(
+    q: Tensor,
+    keys: Pages,
+    values: Pages,
+    work: Decodes | SparseDecodes,
+    spec: AttentionSpec,
+    sinks: Tensor | None,
+) -> Tensor:
+    """q: [B, H, D], sinks: [H] -> [B, H, Dv]."""
     if isinstance(work, Decodes):
-        return decode(q, keys, values, work, spec)
-    return decode_sparse(q, cells(keys), cells(values), work, spec)
+        return decode(q, keys, values, work, spec, sinks)
+    return decode_sparse(q, cells(keys), cells(values), work, spec, sinks)

@@ -77,16 +77,26 @@ def head_rows(pages: Tensor, heads: int) -> Tensor:
     return (pages[:, None, :] * heads + head).flatten()
 
 
-def decode(q: Tensor, keys: Pages, values: Pages, work: Decodes, spec: AttentionSpec) -> Tensor:
-    """q: [B, H, D] -> [B, H, Dv]."""
+def softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """scores: [..., L] -> their weights, float32, over a sum that sinks, which have or broadcast to [..., 1], join."""
+    if sinks is None:
+        return scores.softmax(-1, dtype=torch.float32)
+    more = sinks.expand(*scores.shape[:-1], 1)
+    return torch.cat((scores.float(), more), -1).softmax(-1)[..., :-1]
+
+
+def decode(
+    q: Tensor, keys: Pages, values: Pages, work: Decodes, spec: AttentionSpec, sinks: Tensor | None = None
+) -> Tensor:
+    """q: [B, H, D], sinks: [H] -> [B, H, Dv]."""
     q = q * spec.scale
     if work.order is None or work.back is None:
-        return _attend(q, keys, values, work.groups[0], spec, work.scratch)
+        return _attend(q, keys, values, work.groups[0], spec, work.scratch, sinks)
     if work.scratch[0] is None:
         rows = max(len(group.rows) for group in work.groups)
         work.scratch = q.new_empty(rows, *cells(keys).shape[2:]), q.new_empty(rows, *cells(values).shape[2:])
     parts = q.index_select(0, work.order).split([g.count for g in work.groups])  # type: ignore[no-untyped-call]
-    out = [_attend(q, keys, values, g, spec, work.scratch) for q, g in zip(parts, work.groups, strict=True)]
+    out = [_attend(q, keys, values, g, spec, work.scratch, sinks) for q, g in zip(parts, work.groups, strict=True)]
     return torch.cat(out).index_select(0, work.back)
 
 
@@ -97,6 +107,7 @@ def _attend(
     group: Group,
     spec: AttentionSpec,
     scratch: tuple[Tensor, Tensor] | tuple[None, None],
+    sinks: Tensor | None,
 ) -> Tensor:
     """The query heads of one KV head are the rows of one product. q: [B, H, D], scaled -> [B, H, Dv]."""
     B, H, D = q.shape
@@ -108,7 +119,8 @@ def _attend(
     if spec.softcap is not None:
         scores = torch.tanh(scores / spec.softcap) * spec.softcap
     # Masked places may hold NaN: filling the scores guards K; V is wiped, since 0 * NaN is NaN.
-    p = scores.masked_fill_(group.masked, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
+    each = None if sinks is None else sinks.view(K, H // K, 1)
+    p = softmax(scores.masked_fill_(group.masked, -torch.inf), each).to(q.dtype)
     if group.wipe is None:
         v = v.view(B, K, L, -1).masked_fill(group.masked.transpose(2, 3), 0.0).view(B * K, L, -1)
     else:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from anychip_sdk.contract import AttentionSpec, Batch
-from anychip_sdk.kits.torch.decode import head_rows
+from anychip_sdk.kits.torch.decode import head_rows, softmax
 from anychip_sdk.kits.torch.scaled import Pages, cells, gather
 
 Segment = tuple[int, int, int, int]
@@ -47,16 +47,18 @@ def plan_prefill(batch: Batch, spec: AttentionSpec, keys: Tensor, segment: Segme
     return Prefill(segment, rows, first, last, mask)
 
 
-def prefill(q: Tensor, keys: Pages, values: Pages, work: Prefill, spec: AttentionSpec) -> Tensor:
-    """q: [n, H, D] -> [n, H, Dv]."""
+def prefill(
+    q: Tensor, keys: Pages, values: Pages, work: Prefill, spec: AttentionSpec, sinks: Tensor | None = None
+) -> Tensor:
+    """q: [n, H, D], sinks: [H] -> [n, H, Dv]."""
     K = cells(keys).shape[1]
     k, v = (
         gather(pages, work.rows, q.dtype).view(K, -1, cells(pages).shape[-1])[:, work.first : work.end]
         for pages in (keys, values)
     )
     heads = q.transpose(0, 1)  # [H, n, D]
-    if spec.softcap is not None:
-        return _capped(heads, k, v, work, spec, spec.softcap).transpose(0, 1)
+    if spec.softcap is not None or sinks is not None:
+        return _piecewise(heads, k, v, work, spec, sinks).transpose(0, 1)
     out = scaled_dot_product_attention(
         heads[None],
         k[None],
@@ -69,11 +71,14 @@ def prefill(q: Tensor, keys: Pages, values: Pages, work: Prefill, spec: Attentio
     return out[0].transpose(0, 1)
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, work: Prefill, spec: AttentionSpec, softcap: float) -> Tensor:
-    """Softcap, which torch's fused call does not have. q: [H, n, D] -> [H, n, Dv]."""
+def _piecewise(q: Tensor, k: Tensor, v: Tensor, work: Prefill, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
+    """With softcaps and sinks, which torch's fused call does not have. q: [H, n, D] -> [H, n, Dv]."""
     H, n, D = q.shape
     grouped = q.reshape(k.shape[0], -1, n, D)  # [K, H / K, n, D]
-    scores = torch.tanh((grouped * spec.scale) @ k[:, None].transpose(-1, -2) / softcap) * softcap
+    scores = (grouped * spec.scale) @ k[:, None].transpose(-1, -2)  # [K, H / K, n, L]
+    if spec.softcap is not None:
+        scores = torch.tanh(scores / spec.softcap) * spec.softcap
     seen = work.mask if work.mask is not None else torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
-    p = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
+    each = None if sinks is None else sinks.view(*grouped.shape[:2], 1, 1)
+    p = softmax(scores.masked_fill(~seen, -torch.inf), each).to(q.dtype)
     return (p @ v[:, None]).reshape(H, n, v.shape[-1])

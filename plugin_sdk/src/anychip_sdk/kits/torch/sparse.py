@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from anychip_sdk.contract import AttentionSpec, Batch
+from anychip_sdk.kits.torch.decode import softmax
 
 GROUP = 16
 """Sequences that are attended together, longest with longest, so that little is padded."""
@@ -79,15 +80,17 @@ def _warn_no_more() -> None:
         torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.empty(0, dtype=torch.int64), torch.empty(0), (1, 1))
 
 
-def decode_sparse(q: Tensor, keys: Tensor, values: Tensor, work: SparseDecodes, spec: AttentionSpec) -> Tensor:
-    """q: [B, H, D] -> [B, H, Dv]."""
+def decode_sparse(
+    q: Tensor, keys: Tensor, values: Tensor, work: SparseDecodes, spec: AttentionSpec, sinks: Tensor | None
+) -> Tensor:
+    """q: [B, H, D], sinks: [H] -> [B, H, Dv]."""
     parts = q.index_select(0, work.order).split([len(g.masked) for g in work.groups])  # type: ignore[no-untyped-call]
-    out = [_attend(part, keys, values, group, spec) for part, group in zip(parts, work.groups, strict=True)]
+    out = [_attend(part, keys, values, group, spec, sinks) for part, group in zip(parts, work.groups, strict=True)]
     return torch.cat(out).index_select(0, work.back)
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, group: Group, spec: AttentionSpec) -> Tensor:
-    """q: [B, H, D] -> [B, H, Dv]."""
+def _attend(q: Tensor, keys: Tensor, values: Tensor, group: Group, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
+    """q: [B, H, D], sinks: [H] -> [B, H, Dv]."""
     B, H, D = q.shape
     product = torch.sparse.sampled_addmm(
         group.scores, q.view(B * H, D), keys.view(-1, D).t(), beta=0.0, alpha=spec.scale, out=group.scores
@@ -95,6 +98,6 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, group: Group, spec: Attenti
     scores = product.values().view(B, H, -1)
     if spec.softcap is not None:
         scores = torch.tanh(scores / spec.softcap) * spec.softcap
-    p = scores.masked_fill_(group.masked, -torch.inf).softmax(-1)
+    p = softmax(scores.masked_fill_(group.masked, -torch.inf), None if sinks is None else sinks.view(H, 1))
     flat = values.view(-1, values.shape[-1])
     return embedding_bag(group.rows, flat, group.starts, mode="sum", per_sample_weights=p.flatten()).view(B, H, -1)

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from anychip_sdk.contract import AttentionSpec, Batch, Layer
+from anychip_sdk.contract import AttentionSpec, Batch, Layer, NotSupported
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import TorchAttention
 from anychip_sdk.kits.torch.scaled import Pages, cells
@@ -127,6 +127,9 @@ class TritonAttention(TorchAttention):
             pieces = triton.cdiv(T, shape.tokens) + len(batch.seq_lens)
             self._run(q, keys, values, out, None, batch, spec, shape, work.prefill_ends, pieces)
         return out.view(T, -1)
+
+    def attend_with_sinks(self, q: Tensor, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> Tensor:
+        raise NotSupported("the Triton kernels have no attention sinks")
 
     def _shape(self, q: Tensor, keys: Tensor) -> Shape:
         D, group = q.shape[2], q.shape[1] // keys.shape[1]

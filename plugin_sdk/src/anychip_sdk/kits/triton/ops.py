@@ -35,6 +35,7 @@ def adopted(products: str) -> Mapping[str, str]:
         **dict.fromkeys(("take", "zeros_like", "rope_angles", "feed"), _SMALL),
         "rope": "torch's own kernels; attention turns q and k in its own",
         "attention.supports": "the kit's limits",
+        "attention.attend_with_sinks": "refused: the kernels have no sinks",
         **dict.fromkeys(("allocator.memory", "allocator.peak", "allocator.layout"), "torch's"),
         **dict.fromkeys(("allocator.allocate", "allocator.free"), "torch's"),
     }
