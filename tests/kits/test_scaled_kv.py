@@ -1,11 +1,13 @@
-"""KV in 8 bits: numbers with a scale for each vector, in the numpy kit and in the torch kit."""
+"""KV in 8 bits: numbers with a scale for each vector, in the kits of numpy, torch and JAX."""
 
 from __future__ import annotations
 
+import jax_cases
 import numpy as np
 import pytest
 import torch
 from anychip_sdk.contract import SCALED_KV, AttentionSpec, KVLayout, KVSpec, Layer, Paged
+from anychip_sdk.kits.jax.scaled import load
 from anychip_sdk.kits.numpy.scaled import read
 from anychip_sdk.kits.torch.scaled import formats, gather, scaled
 from numpy_batches import ragged
@@ -14,7 +16,7 @@ from torch_cases import ORACLE, kit_device, on_device
 K, D, SIZE = 3, 8, 4
 GROUP = Paged(layers=2, kv_heads=K, k_dim=D, v_dim=D)
 LAYER = Layer(AttentionSpec(head_dim=D, scale=0.3), 1)
-DEVICES = {"numpy": ORACLE, "torch": kit_device()}
+DEVICES = {"numpy": ORACLE, "torch": kit_device(), "jax": jax_cases.kit_device()}
 
 
 def vectors() -> np.ndarray:
@@ -32,6 +34,11 @@ def written(name: str, kept: str, k: np.ndarray, v: np.ndarray) -> tuple[np.ndar
         kv = attention.write(k, v, kv, host, LAYER)
         found = [read(cache, 1, pages, np.dtype(np.float32)) for cache in kv[0]]
         return tuple(rows[: len(k)] for rows in found)
+    if name == "jax":
+        write = jax_cases.traced(device, host.key, lambda batch, *arrays: attention.write(*arrays, batch, LAYER))
+        kv = write(jax_cases.words_of(host), k, v, kv)
+        found = [np.asarray(load(cache, 1, pages, np.dtype(np.float32))).swapaxes(1, 2) for cache in kv[0]]
+        return tuple(rows.reshape(-1, K, D)[: len(k)] for rows in found)
     kv = attention.write(torch.from_numpy(k), torch.from_numpy(v), kv, on_device(device, host), LAYER)
     rows = torch.from_numpy(pages[:, None] * K + np.arange(K)).flatten()
     found = [gather(layers[1], rows, torch.float32).view(2, K, SIZE, D).transpose(1, 2) for layers in kv[0]]

@@ -81,8 +81,10 @@ def test_experts_are_read_where_they_lie(check, tiny):
     assert found == ["the kernel grouped_product is not in it"]
 
 
-def test_pages_are_copied_where_they_lie(check, tiny):
-    model = check.load(tiny, "v5e", 4)
+@pytest.mark.parametrize("kept", ["bfloat16", *SCALED_KV])
+def test_pages_are_copied_where_they_lie(check, tiny, kept, monkeypatch):
+    monkeypatch.setattr(check, "KV_TOKENS", 2**20)  # small ones would be brought to VMEM
+    model = check.load(tiny | {"num_hidden_layers": 12}, "v5e", 4, kept)
     pairs = jax.ShapeDtypeStruct((2, COPIES), np.int32, sharding=model.device._ranks.whole)
     program = Program(_copy.lower(model.kv[0], pairs).compile())
     assert not program.copies(model.kv)

@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 
 import jax
+import numpy as np
 import pytest
 from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, KVSpec, NotSupported, Paged
 from anychip_tpu import chips, device, platform
@@ -199,3 +200,22 @@ def test_pages_are_whole_rows_of_memory():
         allocator.layout(uneven, budget=10**6, page_size=None, max_len=100, slots=5)
     with pytest.raises(NotSupported, match="no pages of 8 tokens; use 16, 32, 64, 128"):
         allocator.layout(spec, budget=10**6, page_size=8, max_len=100, slots=5)
+
+
+@pytest.mark.parametrize("kept", ["int8", "fp8"])
+def test_pages_in_8_bits_have_a_row_of_scales(kept):
+    allocator = EmulatedPlatform().open().allocator
+    spec = KVSpec((Paged(layers=2, kv_heads=2, k_dim=64, v_dim=64),), kept)
+    page = 2 * 2 * 2 * (64 * 128 + 128 * 4)  # layers, heads, K and V; places of whole lanes, and scales
+    layout = allocator.layout(spec, budget=20 * page, page_size=None, max_len=10**4, slots=5)
+    assert (layout.page_size, layout.pages, layout.page_bytes(0)) == (64, (20,), page)
+    kv = allocator.allocate(layout)
+    assert sum(array.nbytes for array in jax.tree.leaves(kv)) == layout.nbytes
+    held = np.float32(np.arange(20) % 16)  # numbers that both formats have
+    kv = jax.tree.map(lambda a: (jax.numpy.zeros(a.shape) + held[:, None, None, None]).astype(a.dtype), kv)
+    kv = allocator.copy_pages(kv, 0, np.array([3, 1], np.int32), np.array([6, 18], np.int32))
+    held[[6, 18]] = held[[3, 1]]
+    for array in jax.tree.leaves(kv):
+        wanted = np.broadcast_to(held[:, None, None, None], array.shape)
+        np.testing.assert_array_equal(np.asarray(array).astype(np.float32), wanted)
+    allocator.free(kv)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from anychip_sdk.contract import Allocator, KVDType, KVLayout, KVSpec, Memory, NotSupported, OutOfMemory, Paged
 from anychip_sdk.kits.host import host_memory
@@ -111,4 +111,16 @@ class JaxAllocator(Allocator):
 @partial(jax.jit, donate_argnums=0)
 def _copy(caches: tuple[Pages, Pages], pairs: Array) -> Any:
     """pairs: [2, COPIES] int32, pages to read and pages to write."""
-    return jax.tree.map(lambda cache: cache.at[:, pairs[1]].set(cache[:, pairs[0]]), caches)
+
+    def copied(cache: Array) -> Array:
+        if cache.shape[-2] > 1:
+            return cache.at[:, pairs[1]].set(cache[:, pairs[0]])
+        # Rows of scales go page by page: for a scatter XLA would turn all of them into another layout and back.
+        return lax.fori_loop(0, COPIES, partial(_copy_page, pairs), cache)
+
+    return jax.tree.map(copied, caches)
+
+
+def _copy_page(pairs: Array, i: Array, cache: Array) -> Array:
+    page = lax.dynamic_index_in_dim(cache, pairs[0, i], axis=1)
+    return lax.dynamic_update_index_in_dim(cache, page, pairs[1, i], axis=1)
