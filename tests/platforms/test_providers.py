@@ -165,6 +165,8 @@ def test_asked_for_it_is_named_op_by_op(ipex):
     table = {entry.op: entry for entry in op_table(device)}
     assert table["rms_norm"].provider == f"{MODULE} 2.8.0: rmsnorm"
     assert table["rms_norm"].reason == "asked for as a provider"
+    assert table["linear"].provider.startswith(f"{MODULE} 2.8.0: ipex_MKLSGEMM in float32, ")
+    assert table["linear"].provider.count("float16") == 2  # and bfloat16, whoever multiplies in them
     assert table["attention.attend"].provider.startswith(f"{MODULE} 2.8.0: single_query_cached_kv_attention")
     assert table["sample"].reason == "torch's own kernels (oneDNN)"
     assert not any(entry.fallback for entry in table.values())

@@ -16,7 +16,8 @@ from torch import Tensor
 ATTENTION: Mapping[str, str] = {
     "write": "reshape_and_cache",
     "prepare": "rmsnorm, rotary_position_embedding, reshape_and_cache",
-    "attend": "single_query_cached_kv_attention, flash_attn_varlen_func",
+    "attend": "single_query_cached_kv_attention but for softcaps, flash_attn_varlen_func but for windows of 1; "
+    "the torch kit for these and for KV in another dtype",
 }
 """Method -> the functions of torch.ops.torch_ipex that compute it."""
 

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 from anychip_sdk.contract import Communicator, DeviceError
-from anychip_sdk.kits.torch.weights import Weight
+from anychip_sdk.kits.torch.weights import TORCH_DTYPES, Weight
 from torch import Tensor
 
 from anychip_cpu.ipex_attention import ATTENTION, IpexAttention, rotate
 from anychip_cpu.onednn import TYPICAL_ROWS, can_pack
-from anychip_cpu.onednn_ops import CpuOps
+from anychip_cpu.onednn_ops import DTYPES, CpuOps
 from anychip_cpu.providers import IPEX_MODULE
 
 OPS: Mapping[str, str] = {
-    **dict.fromkeys(("linear", "linear_split", "logits"), "ipex_MKLSGEMM in float32, ipex_linear in 16 bits"),
     "rms_norm": "rmsnorm",
     "add_rms_norm": "add_rmsnorm",
     "rope": "rotary_position_embedding",
@@ -40,7 +39,11 @@ class IpexOps(CpuOps):
         super().__init__(communicator)
         version = _load()
         self.attention = IpexAttention()
-        served = {**OPS, **{f"attention.{name}": by for name, by in ATTENTION.items()}}
+        served = {
+            **dict.fromkeys(("linear", "linear_split", "logits"), _products()),
+            **OPS,
+            **{f"attention.{name}": by for name, by in ATTENTION.items()},
+        }
         self.provided: Mapping[str, str] = {  # type: ignore[misc]  # of what is installed, not of the class
             name: f"{IPEX_MODULE} {version}: {by}" for name, by in served.items()
         }
@@ -76,6 +79,14 @@ class IpexOps(CpuOps):
 
     def rope(self, x: Tensor, angles: Any) -> Tensor:
         return rotate(x, angles)
+
+
+def _products() -> str:
+    """What multiplies in which dtype on this processor."""
+    halves = [name for name in DTYPES[1:] if can_pack(TORCH_DTYPES[name])]
+    left = [name for name in DTYPES[1:] if name not in halves]
+    words = ["ipex_MKLSGEMM in float32", *(f"ipex_linear in {name}" for name in halves)]
+    return ", ".join([*words, *(f"the torch kit in {name}" for name in left)])
 
 
 def _prepacked(weight: Tensor, bias: Tensor | None) -> Any:
