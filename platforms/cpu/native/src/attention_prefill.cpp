@@ -12,6 +12,21 @@ namespace ANYCHIP_ISA {
 constexpr int64_t PLACES = 64;  // of one tile; a multiple of WIDTH
 static_assert(PLACES % WIDTH == 0, "tiles of places are whole panels");
 
+// Lane j of row i changes places with lane i of row j: blocks of ever more lanes do, in pairs of rows.
+template <int32_t SPAN = 1>
+static inline void transpose(Vec rows[LANES]) {
+    if constexpr (SPAN < LANES) {
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < LANES; ++i) {
+            if (i & SPAN) continue;
+            const Vec a = rows[i], b = rows[i + SPAN];
+            rows[i] = __builtin_shuffle(a, b, Shuffle::LOW<SPAN>);
+            rows[i + SPAN] = __builtin_shuffle(a, b, Shuffle::HIGH<SPAN>);
+        }
+        transpose<2 * SPAN>(rows);
+    }
+}
+
 // c = a b, or c += a b, for ROWS rows of a: [., depth] and one panel of b: [depth, WIDTH].
 template <int ROWS>
 static void multiply(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth, float* c,
@@ -70,15 +85,14 @@ struct Tiles {
         for (int64_t i = 0; i < rows * width; ++i) out[i] = 0;
         const int64_t last = before + end;
         for (int64_t place = first_seen(w, before + first); place < last; place += PLACES) {
-            of_kind(w.kept, [&](auto kind) {
-                take_places<decltype(kind)>(s, head, place, least(PLACES, last - place));
-            });
-            for (int64_t column = 0; column < PLACES; column += WIDTH)
+            const int64_t count = least(PLACES, last - place), columns = ceil_div(count, WIDTH) * WIDTH;
+            of_kind(w.kept, [&](auto kind) { take_places<decltype(kind)>(s, head, place, count, columns); });
+            for (int64_t column = 0; column < columns; column += WIDTH)
                 by_tiles(rows, queries, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim, scores + column,
                          PLACES, false);
-            for (int64_t r = 0; r < rows; ++r) soften(r, before + first + r / group, place);
+            for (int64_t r = 0; r < rows; ++r) soften(r, before + first + r / group, place, columns);
             for (int64_t column = 0; column < width; column += WIDTH)
-                by_tiles(rows, scores, PLACES, values + column, width, PLACES, out + column, width, true);
+                by_tiles(rows, scores, PLACES, values + column, width, columns, out + column, width, true);
         }
         for (int64_t r = 0; r < rows; ++r) give(s, head, first + r / group, r % group, r);
     }
@@ -95,30 +109,44 @@ struct Tiles {
         }
     }
 
-    // Keys transposed, so that a panel's row is one dimension of WIDTH places. What is not there is zero.
+    // Places first..first + count, and zeros up to `columns`, whole panels: keys transposed, so that a panel's row is
+    // one dimension of WIDTH places.
     template <typename Kept>
-    void take_places(int64_t s, int64_t head, int64_t first, int64_t count) const {
-        for (int64_t j = 0; j < PLACES; ++j) {
-            float* k_to = keys + j / WIDTH * WIDTH * w.head_dim + j % WIDTH;
-            float* v_to = values + j * width;
-            if (j >= count) {
-                for (int64_t i = 0; i < w.head_dim; ++i) k_to[i * WIDTH] = 0;
-                for (int64_t i = 0; i < width; ++i) v_to[i] = 0;
-                continue;
-            }
-            const int64_t row = row_of(w, s, head, first + j);
-            const Kept* k = static_cast<const Kept*>(w.keys) + row * w.head_dim;
-            const Kept* v = static_cast<const Kept*>(w.values) + row * w.v_dim;
-            const float k_scale = SCALED<Kept> ? w.key_scales[row] : 1.0f;
-            const float v_scale = SCALED<Kept> ? w.value_scales[row] : 1.0f;
-            for (int64_t i = 0; i < w.head_dim; i += LANES) {
-                const Vec part = load_part(k + i, w.head_dim - i) * k_scale;
-                for (int64_t l = 0; l < least(LANES, w.head_dim - i); ++l) k_to[(i + l) * WIDTH] = part[l];
-            }
-            for (int64_t i = 0; i < w.v_dim; i += LANES)
-                store_part(v_to + i, load_part(v + i, w.v_dim - i) * v_scale, w.v_dim - i);
-            for (int64_t i = w.v_dim; i < width; ++i) v_to[i] = 0;
+    void take_places(int64_t s, int64_t head, int64_t first, int64_t count, int64_t columns) const {
+        const Kept *k = static_cast<const Kept*>(w.keys), *v = static_cast<const Kept*>(w.values);
+        for (int64_t j = 0; j < columns; j += LANES) {
+            int64_t row[LANES];
+            const int64_t found = least(LANES, count - j);
+            for (int64_t l = 0; l < found; ++l) row[l] = row_of(w, s, head, first + j + l);
+            take_keys(k, row, found, keys + j / WIDTH * WIDTH * w.head_dim + j % WIDTH);
+            take_values(v, row, found, values + j * width);
         }
+    }
+
+    template <typename Kept>
+    void take_keys(const Kept* pages, const int64_t* row, int64_t found, float* to) const {
+        for (int64_t i = 0; i < w.head_dim; i += LANES) {
+            const int64_t left = w.head_dim - i;
+            Vec part[LANES] = {};
+            for (int64_t l = 0; l < found; ++l) {
+                const float scale = SCALED<Kept> ? w.key_scales[row[l]] : 1.0f;
+                part[l] = load_part(pages + row[l] * w.head_dim + i, left) * scale;
+            }
+            transpose(part);
+            for (int64_t l = 0; l < least(LANES, left); ++l) store(to + (i + l) * WIDTH, part[l]);
+        }
+    }
+
+    template <typename Kept>
+    void take_values(const Kept* pages, const int64_t* row, int64_t found, float* to) const {
+        for (int64_t l = 0; l < LANES; ++l, to += width)
+            for (int64_t i = 0; i < width; i += LANES) {
+                Vec part = {};
+                if (l < found && i < w.v_dim)
+                    part = load_part(pages + row[l] * w.v_dim + i, w.v_dim - i) *
+                           (SCALED<Kept> ? w.value_scales[row[l]] : 1.0f);
+                store(to + i, part);
+            }
     }
 
     static void by_tiles(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
@@ -128,12 +156,13 @@ struct Tiles {
                                             add);
     }
 
-    // Scores of one row to probabilities relative to the row's maximum so far; what it has summed is scaled to it.
-    void soften(int64_t r, int64_t position, int64_t first) const {
+    // Scores of one row, of `columns` places, to probabilities relative to the row's maximum so far; what it has summed
+    // is scaled to it.
+    void soften(int64_t r, int64_t position, int64_t first, int64_t columns) const {
         float* row = scores + r * PLACES;
         const int64_t from = first_seen(w, position) - first, to = position + 1 - first;  // seen in this tile
         Vec best = fill(-INFINITY);
-        for (int64_t i = 0; i < PLACES; i += LANES) {
+        for (int64_t i = 0; i < columns; i += LANES) {
             Vec s = load(row + i);
             if (w.softcap > 0) s = capped(s, w.softcap);
             if (i < from || i + LANES > to)
@@ -144,11 +173,11 @@ struct Tiles {
         }
         const float highest = fmaxf(top[r], largest(best));
         if (highest == -INFINITY) {  // nothing of this tile is seen, and nothing was before
-            for (int64_t i = 0; i < PLACES; ++i) row[i] = 0;
+            for (int64_t i = 0; i < columns; ++i) row[i] = 0;
             return;
         }
         Vec sums = {};
-        for (int64_t i = 0; i < PLACES; i += LANES) {
+        for (int64_t i = 0; i < columns; i += LANES) {
             const Vec p = exponential(load(row + i) - highest);
             sums += p;
             store(row + i, p);
@@ -176,7 +205,8 @@ void prefill(const void* arguments, AnychipTeam team) {
     const int64_t step = ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads), decodes = w.task_first[w.counts[3]];
     const int64_t tasks = (w.task_first[w.counts[1]] - decodes) * w.kv_heads;
     const Tiles<Number> tiles(w, static_cast<float*>(w.scratch) + team.me * w.scratch_stride);
-    for (int64_t i = next_task(team); i < tasks; i = next_task(team)) {
+    // The last tokens of a sequence first: they see the most places, and short tasks at the end keep threads even.
+    for (int64_t i = tasks - 1 - next_task(team); i >= 0; i = tasks - 1 - next_task(team)) {
         const int64_t task = decodes + i / w.kv_heads, s = w.task_sequence[task];
         const int64_t first = (task - w.task_first[s]) * step;
         tiles.run(s, i % w.kv_heads, first, least(first + step, w.starts[s + 1] - w.starts[s]));

@@ -33,14 +33,7 @@ typedef uint32_t Bits __attribute__((vector_size(4 * ANYCHIP_LANES)));
 
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
-static inline float sum(Vec v) {
-    // Pairs first, so that the sum's shape does not hang on how the compiler orders it.
-    for (int64_t half = LANES / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
-    return v[0];
-}
-
-// Shuffles of two rows a and b, as constants: lanes that are set one by one cost the compiler seconds a kernel.
+// Shuffles, of one row or of two, a and b, as constants: lanes that are set one by one cost the compiler seconds a kernel.
 template <int32_t... LANE>
 struct Lanes {
     // Blocks of WIDTH lanes: a0 b1 a2 b3 ..., which moves none, and a1 b0 a3 b2 ...
@@ -48,6 +41,14 @@ struct Lanes {
     static constexpr Ints OWN = {(LANE / WIDTH % 2 ? ANYCHIP_LANES : 0) + LANE...};
     template <int32_t WIDTH>
     static constexpr Ints OTHER = {(LANE / WIDTH % 2 ? ANYCHIP_LANES - WIDTH : WIDTH) + LANE...};
+    // a0 b0 a2 b2 ..., and a1 b1 a3 b3 ...
+    template <int32_t WIDTH>
+    static constexpr Ints LOW = {(LANE / WIDTH % 2 ? ANYCHIP_LANES - WIDTH : 0) + LANE...};
+    template <int32_t WIDTH>
+    static constexpr Ints HIGH = {(LANE / WIDTH % 2 ? ANYCHIP_LANES : WIDTH) + LANE...};
+    // a's lanes from BY on, then the first ones.
+    template <int32_t BY>
+    static constexpr Ints ROTATED = {(LANE + BY) % ANYCHIP_LANES...};
 };
 #if ANYCHIP_LANES == 16
 typedef Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15> Shuffle;
@@ -56,6 +57,15 @@ typedef Lanes<0, 1, 2, 3, 4, 5, 6, 7> Shuffle;
 #else
 typedef Lanes<0, 1, 2, 3> Shuffle;
 #endif
+
+// Pairs first, so that the sum's shape does not hang on how the compiler orders it.
+template <int32_t HALF = ANYCHIP_LANES / 2>
+static inline float sum(Vec v) {
+    if constexpr (HALF == 0)
+        return v[0];
+    else
+        return sum<HALF / 2>(v + __builtin_shuffle(v, Shuffle::ROTATED<HALF>));
+}
 
 // Lane j of the result is the sum of row j's lanes: neighbours are added, and rows put side by side, until each row is
 // one lane wide. `rows` is overwritten.
@@ -71,8 +81,8 @@ static inline Vec sums(Vec rows[LANES]) {
     return rows[0];
 }
 
-// v, computed here: the compiler would else move a sum into one of the branches behind it, away from its product, and no
-// longer fuse the two, in one variant of a kernel and not in another.
+// v, computed or loaded here, once. The compiler would else load it again for each use; or move a sum into one of the
+// branches behind it, away from its product, and no longer fuse the two, in one variant of a kernel and not in another.
 static inline Vec settled(Vec v) {
 #if defined(__AVX512F__)
     asm volatile("" : "+v"(v));
@@ -93,10 +103,12 @@ static inline bool any(Ints lanes) {
     return found != 0;
 }
 
+template <int32_t HALF = ANYCHIP_LANES / 2>
 static inline float largest(Vec v) {
-    float best = v[0];
-    for (int64_t i = 1; i < LANES; ++i) best = v[i] > best ? v[i] : best;
-    return best;
+    if constexpr (HALF == 0)
+        return v[0];
+    else
+        return largest<HALF / 2>(larger(__builtin_shuffle(v, Shuffle::ROTATED<HALF>), v));
 }
 
 // e^x, to two units in the last place: x = n ln 2 + r, a polynomial for e^r (Cephes' expf), n into the exponent. Below
