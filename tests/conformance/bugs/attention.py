@@ -214,8 +214,9 @@ def stale_page_after_free(device):
         ]
         for page in np.unique(batch.page_table[group]):
             for cache, now in arrays:
-                key = (id(now), index, int(page))
-                cache[index, page] = kept.setdefault(key, now[index, page].copy()) if page else now[index, page]
+                # What is kept holds the array, whose id would else be another's later.
+                _, old = kept.setdefault((id(now), index, int(page)), (now, now[index, page].copy()))
+                cache[index, page] = old if page else now[index, page]
         return right(q, mixed, batch, layer)
 
     device.ops.attention.attend = run
