@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +38,7 @@ from anychip_sdk.contract import (
 )
 from anychip_sdk.kits.jax import Buckets, JaxDevice, Kept, Ranks
 from anychip_sdk.kits.jax.allocator import COPIES
+from anychip_sdk.kits.jax.kept import compile_alone
 from jax_cases import HOST, kit_device
 
 KEY = StepKey(Bucket(1, 1, 1, 1, True))
@@ -314,6 +318,27 @@ def test_devices_share_programs_by_what_they_compute():
     assert tokens(devices[0], "b") == [8]  # as long a program, which reads another weight
     for device in devices:
         device.close()
+
+
+def test_programs_go_with_their_step():
+    like, made = kit_device(), []
+
+    def compiler(lowered, options, devices):
+        program = partial(compile_alone(lowered, options, devices))  # which a weak reference can be made to
+        made.append(weakref.ref(program))
+        return program
+
+    device = JaxDevice(like.info, like.capabilities, Ranks.of([HOST]), compiler=compiler)
+    step, _ = counting(device)
+    weights, kv, state = jax.device_put(np.eye(8, dtype=np.float32), HOST), jnp.zeros(3), device.state(2)
+    _, kv, state = run(device, step, KEY, weights, kv, state)
+    run(device, step, KEY, weights, kv, state)
+    gc.collect()
+    assert [program() is None for program in made] == [False]
+    del step
+    gc.collect()
+    assert [program() is None for program in made] == [True]
+    device.close()
 
 
 def test_a_step_that_could_not_be_compiled_is_tried_again(device):

@@ -82,6 +82,7 @@ class Scorer:
         pages = -(-self.window // layout.page_size) + 1  # page 0 is scratch
         self._layout = replace(layout, pages=(pages,) * len(layout.pages), slots=2)
         self._device = device
+        self._step = self._score  # one object: a device may keep what it compiled no longer than the step lives
         with self._faults_named():
             self._kv = device.allocator.allocate(self._layout)
             self._state = device.state(self._layout.slots)
@@ -117,7 +118,7 @@ class Scorer:
         except DeviceError as error:
             raise PlatformError(f"{self._device.info.name} failed: {error}; see anychip devices -v") from error
 
-    def _step(self, weights: Any, kv: Any, state: Any, batch: Batch) -> tuple[Sampled, Any, Any]:
+    def _score(self, weights: Any, kv: Any, state: Any, batch: Batch) -> tuple[Sampled, Any, Any]:
         """Logits go where top logprobs have their place: all of them are wanted, and nothing is sampled."""
         ops = self._device.ops
         batch = ops.attention.begin(batch)

@@ -169,7 +169,8 @@ class Device(Checked):
 
     @abstractmethod
     def compile(self, step: Step, key: StepKey) -> Compiled:
-        """Eager: call it. Capturing: warm up on zeros and record. Tracing: jit, donating kv and state."""
+        """Eager: call it. Capturing: warm up on zeros and record. Tracing: jit, donating kv and state. What is kept for
+        a step may go when the step does."""
 
     def warm(self, keys: Sequence[StepKey]) -> None:
         """Told once, before the first request, which keys will come. The core then runs each of them on a batch of

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -36,7 +37,8 @@ class Programs:
     def __init__(self, options: Mapping[str, Any] | None = None, compiler: Compiler = compile_alone) -> None:
         """options: XLA's, for every program. compiler: `Kept.compile` where devices share programs."""
         self._options, self._compiler = options, compiler
-        self._programs: dict[tuple[Step, StepKey], Future[Executable]] = {}
+        # Gone with their step: a CPU backend's programs take some of the few memory maps that a process may have.
+        self._programs: WeakKeyDictionary[Step, dict[StepKey, Future[Executable]]] = WeakKeyDictionary()
         self._expected: tuple[StepKey, ...] = ()
         self._shapes: frozenset[Bucket] = frozenset()
         self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_COMPILERS), "anychip-compile")
@@ -53,13 +55,14 @@ class Programs:
             for one in expected:
                 self._submit(step, one, plan_shapes, arguments)
             self._shapes = frozenset(_but_rows(one.bucket) for one in expected)
-        if (step, key) not in self._programs:
+        programs = self._programs.setdefault(step, {})
+        if key not in programs:
             self._check(key)
             self._submit(step, key, plan_shapes, arguments)
         try:
-            return self._programs[step, key].result()
+            return programs[key].result()
         except BaseException:
-            del self._programs[step, key]
+            del programs[key]
             raise
 
     def close(self) -> None:
@@ -89,7 +92,7 @@ class Programs:
             LOG.info("compiled %s", key)
             return program
 
-        self._programs[step, key] = self._pool.submit(compiled)
+        self._programs.setdefault(step, {})[key] = self._pool.submit(compiled)
 
 
 def _but_rows(bucket: Bucket) -> Bucket:
