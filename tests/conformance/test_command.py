@@ -80,9 +80,9 @@ def test_the_matrix(numpy_report, tmp_path, capsys):
     out, _, _ = numpy_report
     assert main(["conformance", "matrix", str(out), str(out / "report.json"), "--svg", str(tmp_path / "m.svg")]) == 0
     header, _, first, second = capsys.readouterr().out.splitlines()
-    assert header.startswith("| Device | Level | swa | softcap | moe | quant | kv8 |")
+    assert header.startswith("| Device | Level | swa | softcap | sinks | moe | quant | kv8 |")
     assert first == second
-    assert first.startswith("| numpy | Silver | yes | yes | yes | no | yes | float32, float64 |")
+    assert first.startswith("| numpy | Silver | yes | yes | yes | yes | no | yes | float32, float64 |")
     words = list(ElementTree.parse(tmp_path / "m.svg").getroot().itertext())
     assert words.count("Silver") == 2
     assert {*AREAS, "swa", "softcap", "moe"} <= set(words)

@@ -114,7 +114,7 @@ class CpuDevice(TorchDevice):
     ) -> Weight:
         """From float32, whatever the dtype: rounding to it first would add to the error."""
         if not isinstance(self.ops, KernelOps) or spec.quantize not in self.capabilities.quantize:
-            known = ", ".join(self.capabilities.quantize) or "none without kernels of its own"
+            known = ", ".join(self.capabilities.quantize) or "none: anychip-cpu runs without its kernels here"
             raise NotSupported(f"cpu has no weights in {spec.quantize}; it has {known}")
         if spec.kind not in ("linear", "embedding", "experts"):
             raise NotSupported(

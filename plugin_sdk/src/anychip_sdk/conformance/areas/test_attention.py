@@ -4,6 +4,7 @@ In every check the places that nobody may read hold NaN: the ends of pages, page
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -252,12 +253,12 @@ def test_sinks_are_not_scaled_nor_capped_nor_windowed(lab: Lab, kv_dtype: DType,
 
 
 @check(since="1.4", level="bronze")
-def test_undeclared_sinks_are_refused(lab: Lab, kv_dtype: DType) -> None:
+def test_undeclared_sinks_are_refused_or_right(lab: Lab, kv_dtype: DType) -> None:
+    """A platform may take them over from a kit that learnt them later."""
     if lab.device.capabilities.sinks:
         pytest.skip("the device declares sinks")
-    scene = Scene(lab, kv_dtype, Setting(spec=PLAIN, spans=MIXED), {"sinks": vector(np.zeros(4, np.float32))})
-    with pytest.raises(NotSupported):
-        scene.trio.device.run(scene.body(sinks="sinks"), scene.batch(), scene.width)
+    with suppress(NotSupported):
+        judge_sinks(lab, kv_dtype, Setting(spec=PLAIN, spans=MIXED), np.array([3, -2, 0, 1], np.float32))
 
 
 @check(since="1.2", profile="kv8")
