@@ -219,6 +219,22 @@ def test_buckets(exact, padded):
     device.close()
 
 
+def test_buckets_do_not_grow_beyond_what_a_step_can_have():
+    buckets = Buckets(tokens=8, seqs=4, pages=2)
+    assert buckets.of(Bucket(9, 5, 9, 1, False), 10, 9) == Bucket(16, 12, 10, 12, False)
+    assert buckets.of(Bucket(16, 12, 10, 12, False), 10, 9) == Bucket(16, 12, 10, 12, False)
+    assert buckets.of(Bucket(16, 13, 11, 13, False), 10, 9) == Bucket(16, 16, 32, 16, False)  # asked for all the same
+    assert buckets.of(Bucket(9, 5, 9, 1, False), 100, 100) == Bucket(16, 16, 32, 16, False)
+    assert buckets.of(Bucket(9, 9, 2, 9, True), 9, 2) == Bucket(12, 12, 2, 12, True)
+
+
+def test_the_pages_table_is_no_larger_than_the_layout_allows():
+    device = kit_device()
+    device.allocator.layout(SPEC, budget=10**6, page_size=16, max_len=500, slots=21)
+    assert device.bucket(Bucket(40, 20, 30, 20, False)) == Bucket(64, 24, 32, 24, False)
+    device.close()
+
+
 def counting(device):
     """A step that samples token + 1 and counts up a page, and how often it was traced."""
     traces = []

@@ -36,6 +36,10 @@ class JaxAllocator(Allocator):
     def __init__(self, ranks: Ranks, dtypes: Sequence[KVDType], page_sizes: Sequence[int] = PAGE_SIZES) -> None:
         """dtypes: what KV may be kept in; page_sizes: in tokens. Both as the device claims."""
         self._ranks, self._dtypes, self._page_sizes = ranks, dtypes, page_sizes
+        self.most_seqs: int | None = None
+        """of a step; None before a layout was made"""
+        self.most_pages: int | None = None
+        """of a sequence"""
 
     def memory(self) -> Memory:
         """That of all ranks, as the fullest of them counts."""
@@ -58,6 +62,7 @@ class JaxAllocator(Allocator):
                 raise NotSupported(f"{self._ranks.size} chips do not divide {group.kv_heads} KV heads; use fewer chips")
         if spec.dtype not in self._dtypes:
             raise NotSupported(f"no KV is kept in {spec.dtype}; use {', '.join(self._dtypes)}")
+        self.most_seqs, self.most_pages = slots - 1, -(-max_len // size)
         padded = self._padded(spec, size)
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots, padded=padded)
 

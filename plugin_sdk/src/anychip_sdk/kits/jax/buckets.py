@@ -23,12 +23,13 @@ class Buckets:
     growth: int = 2
     coarse: int = 4
 
-    def of(self, exact: Bucket) -> Bucket:
+    def of(self, exact: Bucket, most_seqs: int | None = None, most_pages: int | None = None) -> Bucket:
         """The bucket of a step. Logit rows are as many as sequences, unless prompt logprobs ask for more. Where every
-        sequence decodes, tokens are as many as sequences."""
-        seqs = _grown(exact.seqs, self.seqs, self.growth if exact.decode else self.coarse)
+        sequence decodes, tokens are as many as sequences. most_seqs, most_pages: of any step, where that is known; a
+        page table grown in both directions beyond them would be many times what is used."""
+        seqs = _grown(exact.seqs, self.seqs, self.growth if exact.decode else self.coarse, most_seqs)
         rows = _grown(exact.rows, seqs, self.growth)
-        pages = _grown(exact.pages, self.pages, self.coarse)
+        pages = _grown(exact.pages, self.pages, self.coarse, most_pages)
         tokens = seqs if exact.decode else _grown(exact.tokens, self.tokens, self.growth)
         return Bucket(tokens, seqs, pages, rows, exact.decode, exact.groups)
 
@@ -45,7 +46,10 @@ def few_kinds(exact: SampleKind, logprobs: int) -> SampleKind:
     )
 
 
-def _grown(count: int, least: int, growth: int) -> int:
-    while least < count:
-        least *= growth
-    return least
+def _grown(count: int, least: int, growth: int, most: int | None = None) -> int:
+    """`least` times a power of `growth`, or the first of its multiples to hold `most`."""
+    grown = least
+    while grown < count:
+        grown *= growth
+    limit = grown if most is None else -(-most // least) * least
+    return grown if count > limit else min(grown, limit)

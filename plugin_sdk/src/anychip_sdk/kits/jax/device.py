@@ -69,7 +69,7 @@ class JaxDevice(Device):
         self._programs = Programs(self._compiler_options, compiler)
         self.communicator = Solo()
         self.ops = JaxOps(ranks)
-        self.allocator = JaxAllocator(ranks, capabilities.kv_dtypes, capabilities.page_sizes)
+        self.allocator: JaxAllocator = JaxAllocator(ranks, capabilities.kv_dtypes, capabilities.page_sizes)
 
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
         if dtype not in self.capabilities.weight_dtypes:
@@ -99,7 +99,7 @@ class JaxDevice(Device):
         return JaxState(jnp.zeros(slots, jnp.int32, device=self._ranks.whole))
 
     def bucket(self, exact: Bucket) -> Bucket:
-        return self._buckets.of(exact)
+        return self._buckets.of(exact, self.allocator.most_seqs, self.allocator.most_pages)
 
     def sample_kind(self, exact: SampleKind) -> SampleKind:
         return few_kinds(exact, self.capabilities.max_logprobs)
