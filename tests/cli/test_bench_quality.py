@@ -81,7 +81,7 @@ def test_logits_are_transformers(checkpoint, monkeypatch, family, device):
     directory, model = checkpoint(family)
     monkeypatch.setattr(quality.Tokenizer, "load", lambda *_: None)
     ids = torch.arange(60) % 96
-    with quality.Scorer(directory, EngineOptions.make(device=device, dtype="float32", max_num_seqs=1)) as scorer:
+    with quality.Scorer(directory, EngineOptions(device=device, dtype="float32", max_num_seqs=1)) as scorer:
         got = torch.tensor(scorer.logits(ids.int().numpy()))
     with torch.no_grad():
         wanted = model(ids[None]).logits[0]

@@ -60,7 +60,7 @@ def test_every_command_has_help(capsys, command):
 
 def test_an_unknown_command_lists_the_known(capsys):
     line = usage_error(capsys, "frob")
-    assert "invalid choice: 'frob'" in line
+    assert line.startswith("anychip: there is no command 'frob'; known: ")
     assert all(name in line for name in COMMANDS)
 
 
@@ -70,7 +70,45 @@ def test_an_unknown_command_lists_the_known(capsys):
      ("generate", "--policy=fcfs"), ("generate", "--no-prefix-caching"), ("chat", "--policy=fcfs")],
 )  # fmt: skip
 def test_options_that_mean_nothing_to_a_command_are_not_taken(capsys, command, flag):
-    assert usage_error(capsys, command, "--model", "demo", flag).endswith(f"unrecognized arguments: {flag}")
+    line = usage_error(capsys, command, "--model", "demo", flag)
+    assert line.startswith(f"anychip {command}: there is no option {flag.partition('=')[0]}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("genrate x", "anychip: there is no command 'genrate'; did you mean generate?"),
+        ("--vresion", "anychip: there is no option --vresion; did you mean --version?"),
+        ("generate --modle demo x", "anychip generate: there is no option --modle; did you mean --model?"),
+        ("plan --quantise=int8", "anychip plan: there is no option --quantise; did you mean --quantize?"),
+        ("conformance repro --ot x", "anychip conformance: there is no option --ot; did you mean --out?"),
+        ("generate", "anychip generate: the following arguments are required: --model; see anychip generate --help"),
+        (
+            "generate --model demo a b",
+            "anychip generate: a text with spaces in it needs quotes: there is no place for",
+        ),
+        ("plan --model demo -x", "anychip plan: there is no option -x"),
+        ("bench host --repeats two", "anychip bench: --repeats is 'two'; expected a whole number"),
+        ("generate --model demo --top-p high x", "anychip generate: --top-p is 'high'; expected a number"),
+        (
+            "plan --model demo --kv-cache-memory lots",
+            "anychip plan: --kv-cache-memory is 'lots'; expected a number of bytes, or a size such as 4GiB or 500MB",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_with_what_was_meant(capsys, arguments, line):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments.split())
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(line)
+
+
+def test_a_prompt_may_look_like_an_option(capsys):
+    line = refusal(capsys, "generate", "--model", "./nowhere", "--", "--modle")
+    assert line.startswith("no such directory: './nowhere'")
+    assert refusal(capsys, "generate", "--model", "./nowhere", "--a b").startswith("no such directory: './nowhere'")
 
 
 # -- plan ---------------------------------------------------------------------------------------------------------
@@ -95,6 +133,22 @@ def test_plan_says_what_would_make_it_fit(capsys):
         "a context of 1024 tokens needs 4.0 MiB of KV cache, 1.0 MiB hold 224: ask for max_model_len 224 or less, or "
         "give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
     )
+
+
+def test_plan_takes_sizes_and_says_what_bounds_the_kv_cache(capsys):
+    def kv_cache(*options: str) -> str:
+        out, _ = said(capsys, "plan", "--model", "demo", "--device", "numpy", "--max-num-seqs", "2", *options)
+        return next(line for line in out.splitlines() if line.startswith("KV cache"))
+
+    assert kv_cache("--kv-cache-memory", "4MB").endswith("in float32 of the 3.8 MiB asked for; 4096 bytes a token")
+    whole = r"KV cache +8\.1 MiB in float32 of [\d.]+ [GM]iB allowed, 20% of what weights and activations leave; 4096 "
+    assert re.match(whole, kv_cache("--memory-fraction", "0.2"))
+
+
+@pytest.mark.parametrize("command", [("plan",), ("generate", "x")])
+def test_a_kv_cache_that_no_machine_holds_is_refused_though_the_model_could_not_use_it(capsys, command):
+    line = refusal(capsys, *command, "--model", "demo", "--device", "numpy", "--kv-cache-memory", "4000TiB")
+    assert line.startswith("a KV cache of 4096000.00 GiB was asked for, but beside weights and activations numpy has ")
 
 
 def test_plan_reads_no_weights(capsys, tmp_path):
@@ -217,6 +271,6 @@ def test_serve_says_that_its_port_is_in_use(capsys):
 def test_serve_refuses_bad_models_and_options(capsys):
     assert refusal(capsys, "serve", "--model", "./nowhere", "--port", "0").startswith("no such directory: './nowhere'")
     assert refusal(capsys, "serve", "--model", "demo", "--port", "70000").startswith("port 70000 does not exist")
-    assert usage_error(capsys, "serve", "--model", "demo", "--port", "x").endswith("invalid int value: 'x'")
+    assert "--port is 'x'; expected a whole number" in usage_error(capsys, "serve", "--model", "demo", "--port", "x")
     command = ("serve", "--model", "demo", "--device", "numpy", "--port", "0")
     assert refusal(capsys, *command, "--policy", "lifo") == "policy is 'lifo'; expected fcfs or priority"

@@ -124,7 +124,7 @@ def test_wrong_usage_ends_with_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(("generate", *arguments))
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: anychip ")
+    assert capsys.readouterr().err.startswith("anychip generate: ")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 from typing import Any
 
@@ -75,6 +76,29 @@ def test_fields_that_are_wrong_within_or_together(field, fields, said):
         SamplingParams(**fields)
     assert caught.value.field == field
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SamplingParams(temprature=1), "unknown sampling parameter 'temprature'; did you mean temperature?"),
+        (lambda: SamplingParams(beams=4), "unknown sampling parameter 'beams'; known: detokenize, frequency_penalty, "),
+        (lambda: LLM("./nowhere", quantise="int8"), "unknown option 'quantise'; did you mean quantize?"),
+        (lambda: AsyncEngine("./nowhere", num_seqs=4), "unknown option 'num_seqs'; did you mean max_num_seqs?"),
+        (lambda: LLM("./nowhere", tensor_parallel_size=2), "unknown option 'tensor_parallel_size'; known: device, "),
+    ],
+)
+def test_a_name_that_is_none_is_told_with_the_one_that_was_meant(make, said):
+    with pytest.raises(RequestError) as caught:
+        make()
+    assert str(caught.value).startswith(said)
+    assert caught.value.field == said.split("'")[1]
+
+
+def test_params_can_be_copied():
+    params = SamplingParams(stop="x", logit_bias={1: 2.0})
+    for same in (copy.deepcopy(params), copy.copy(params), dataclasses.replace(params)):
+        assert same == params
 
 
 def test_the_ends_of_every_range_are_taken():

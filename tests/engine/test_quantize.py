@@ -33,7 +33,7 @@ def tree_of(directory, name):
 
 
 def budget_of(model, **options):
-    options = EngineOptions.make(device="cpu", **options)
+    options = EngineOptions(device="cpu", **options)
     with open_checkpoint(model) as checkpoint:
         device = open_device(choose("cpu"), 1)
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from anychip.errors import RequestError
+from anychip.names import Named
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
@@ -15,11 +16,13 @@ MAX_N = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingParams:
+class SamplingParams(Named):
     """The names and meanings are those of OpenAI's API and its common extensions.
 
     Raises RequestError (a ValueError), naming the field, the value and the range.
     """
+
+    _noun: ClassVar[str] = "sampling parameter"
 
     n: int = 1
     """completions per prompt, 1 to 128"""
@@ -111,14 +114,10 @@ class SamplingParams:
         """The defaults a model asks for in generation_config.json, under what the caller sets.
 
         `do_sample: false` (or its absence) with no sampling field means greedy, as Hugging Face defines it."""
-        known = {f.name for f in fields(cls)}
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         chosen = {name: config[name] for name in names if config.get(name) is not None}
         if config and not config.get("do_sample", False):
             chosen = {k: v for k, v in chosen.items() if k == "repetition_penalty"} | {"temperature": 0.0}
-        unknown = set(overrides) - known
-        if unknown:
-            raise RequestError(f"unknown sampling parameter {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
         return cls(**(chosen | overrides))
 
 

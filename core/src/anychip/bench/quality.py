@@ -188,10 +188,10 @@ def run(
 ) -> Iterator[Quality]:
     """float32 first, then each format beside it. Raises AnychipError."""
     base = {"dtype": REFERENCE, "max_num_seqs": 1, "prefix_caching": False, **options}
-    asked = {_name(given): EngineOptions.make(**{**base, **given}) for given in chosen}
+    asked = {_name(given): EngineOptions(**{**base, **given}) for given in chosen}
     for each in asked.values():
         _refuse_early(model, each)
-    with Scorer(model, EngineOptions.make(**base), progress=progress) as reference:
+    with Scorer(model, EngineOptions(**base), progress=progress) as reference:
         yield _measure(REFERENCE, reference, reference, documents, progress)
         for name, each in asked.items():
             with Scorer(model, each, progress=progress) as scorer:

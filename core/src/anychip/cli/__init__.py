@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from anychip.cli.parser import Parser
 from anychip.errors import AnychipError
+from anychip.names import meant
 
 COMMANDS = {
     "generate": "write on from a prompt",
@@ -26,7 +28,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 an error said in one line, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="anychip",
         description="One LLM inference engine for any chip.",
         epilog="anychip COMMAND --help tells a command's options.",
@@ -34,11 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     named = next((a for a in arguments if not a.startswith("-")), None)
+    if named is not None and named not in COMMANDS:
+        parser.error(f"there is no command {named!r}; {meant(named, COMMANDS) or 'known: ' + ', '.join(COMMANDS)}")
+    asked = parser
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary)
         if name == named:
             import_module(f"anychip.cli.{name}").add_arguments(sub)
-    options = parser.parse_args(arguments)
+            asked = sub
+    asked.check_flags(arguments)
+    options, more = parser.parse_known_args(arguments)
+    if more:
+        flag = more[0].startswith("-")
+        place = "there is no option" if flag else "a text with spaces in it needs quotes: there is no place for"
+        asked.error(f"{place} {more[0]}")
     if options.version:
         from anychip import __version__
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 
 from anychip.cli.options import add_engine_options, engine_options, positive
+from anychip.cli.parser import whole
 from anychip.errors import RequestError
 
 MODEL_WORKLOADS = ("single", "batch", "prefix")
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="single, batch, prefix (a model's speed; all three by default), host (the engine's own work per step), "
         "startup (the command's), quality (perplexity of formats of weights and KV, and their distance from float32)",
     )
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each workload, the best counts (default 2)")
+    parser.add_argument("--repeats", type=whole, default=2, help="runs of each workload, the best counts (default 2)")
     parser.add_argument(
         "--text", help="quality: a file of documents parted by form feeds (default: what the demo model never saw)"
     )
@@ -70,7 +71,7 @@ def _model(options: argparse.Namespace, names: list[str]) -> None:
 def _quality(options: argparse.Namespace) -> None:
     """Of the format that --dtype, --quantize and --kv-dtype name, or of all that the device has."""
     from anychip.bench import quality
-    from anychip.engine.budget import gib
+    from anychip.sizes import gib
 
     given = engine_options(options)
     asked: dict[str, str] = {name: given.pop(name) for name in ("dtype", "quantize", "kv_dtype") if name in given}

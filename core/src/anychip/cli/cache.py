@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from anychip.engine.budget import gib
     from anychip.loading import weight_cache
+    from anychip.sizes import gib
 
     if options.models and options.what == "list":
         raise RequestError(f"cache list takes no names, got {options.models[0]!r}; leave them out")

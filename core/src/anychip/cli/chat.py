@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from anychip.engine.llm import LLM
 
-    given = {"max_tokens": 512, **sampling_options(options)}
+    given = sampling_options(options, max_tokens=512)
     with LLM(options.model, progress=True, **engine_options(options)) as llm:
         announce(llm)
         llm.chat_prompt([{"role": "user", "content": "?"}])  # no template: say so before the first line is typed

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anychip.cli.parser import number, whole
 from anychip.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--areas", default="", help="run these only, as in ops,attention")
     parser.add_argument("--waivers", type=Path, metavar="FILE", help="known failures, TOML or JSON")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where the report goes (default {OUT})")
-    parser.add_argument("--seed", type=int, default=0, help="of all inputs (default 0)")
-    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds an area may take (default: by the run)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="areas to run at once (default 1)")
+    parser.add_argument("--seed", type=whole, default=0, help="of all inputs (default 0)")
+    parser.add_argument("--time-limit", type=number, metavar="S", help="seconds an area may take (default: by the run)")
+    parser.add_argument("--jobs", type=whole, default=1, metavar="N", help="areas to run at once (default 1)")
     parser.add_argument("--fail-fast", action="store_true", help="end an area with its first failure")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     repeat = actions.add_parser("repro", help="repeat one failure of a report from its saved inputs")

@@ -63,7 +63,7 @@ def _unusable(probed: Probed) -> str:
 
 
 def _show(found: Inspection) -> None:
-    from anychip.engine.budget import gib
+    from anychip.sizes import gib
 
     for key, value in found.info.details.items():
         print(f"    {key}: {value}")

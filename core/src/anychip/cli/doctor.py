@@ -47,6 +47,6 @@ def _device(device: dict[str, Any]) -> Iterator[str]:
 
 
 def _room(sizes: dict[str, int]) -> str:
-    from anychip.engine.budget import gib
+    from anychip.sizes import gib
 
     return f"{gib(sizes['free'])} free of {gib(sizes['total'])}"

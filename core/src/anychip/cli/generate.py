@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from anychip.engine.llm import LLM
 
-    given = {"max_tokens": 256, **sampling_options(options)}
+    given = sampling_options(options, max_tokens=256)
     # The line break that ends a file or an echo is not a part of the prompt.
     prompt = sys.stdin.read().removesuffix("\n") if options.prompt in (None, "-") else options.prompt
     # One request needs few of the steps that could come.

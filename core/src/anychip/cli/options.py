@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from anychip.cli.parser import number, size, whole
 from anychip.errors import RequestError
 
 NO_PREFIX_CACHING = "--no-prefix-caching"
@@ -14,29 +15,29 @@ _ENGINE: tuple[tuple[str, Any, str], ...] = (
     ("--dtype", str, "auto, float32, bfloat16, float16 or float64 (auto: the device's choice)"),
     ("--quantize", str, "keep linear layers in whole numbers: int8 or int4, or with a group: int8-g64, int4-g32, ..."),
     ("--kv-dtype", str, "what the KV cache is kept in: a dtype, int8 or fp8 (auto: as --dtype)"),
-    ("--max-model-len", int, "tokens of prompt and output (default: what the model and the memory allow)"),
-    ("--max-num-seqs", int, "requests that run at once (default 64)"),
-    ("--max-num-batched-tokens", int, "token budget of a step (default: the device's choice)"),
-    ("--max-prefill-chunk", int, "prompt tokens of one request in one step (default: the whole budget)"),
-    ("--page-size", int, "tokens per KV page (default: the device's choice)"),
-    ("--kv-cache-memory", int, "bytes for the KV cache (default: half of what is free after the weights)"),
-    ("--memory-fraction", float, "share of the free memory for the KV cache (default 0.5)"),
+    ("--max-model-len", whole, "tokens of prompt and output (default: what the model and the memory allow)"),
+    ("--max-num-seqs", whole, "requests that run at once (default 64)"),
+    ("--max-num-batched-tokens", whole, "token budget of a step (default: the device's choice)"),
+    ("--max-prefill-chunk", whole, "prompt tokens of one request in one step (default: the whole budget)"),
+    ("--page-size", whole, "tokens per KV page (default: the device's choice)"),
+    ("--kv-cache-memory", size, "for the KV cache, as in 4GiB or 500MB (default: half of what the weights leave)"),
+    ("--memory-fraction", number, "share of the free memory for the KV cache (default 0.5)"),
     ("--policy", str, "fcfs or priority (default fcfs)"),
-    ("--threads", int, "host threads (default: the device's choice)"),
+    ("--threads", whole, "host threads (default: the device's choice)"),
     ("--provider", str, "take ops from another library that the device knows; see anychip devices -v (default: none)"),
     ("--revision", str, "branch, tag or commit of a hub id"),
 )
 _SAMPLING: tuple[tuple[str, Any, str], ...] = (
-    ("--max-tokens", int, "tokens to write at most"),
-    ("--min-tokens", int, "tokens to write at least"),
-    ("--temperature", float, "0 takes the most likely token (default: the model's)"),
-    ("--top-p", float, "keep the smallest set of tokens with this probability"),
-    ("--top-k", int, "keep this many tokens"),
-    ("--min-p", float, "keep tokens with this share of the largest probability"),
-    ("--repetition-penalty", float, "over 1 makes tokens seen before less likely"),
-    ("--presence-penalty", float, "-2 to 2"),
-    ("--frequency-penalty", float, "-2 to 2"),
-    ("--seed", int, "the same seed gives the same text"),
+    ("--max-tokens", whole, "tokens to write at most"),
+    ("--min-tokens", whole, "tokens to write at least"),
+    ("--temperature", number, "0 takes the most likely token (default: the model's)"),
+    ("--top-p", number, "keep the smallest set of tokens with this probability"),
+    ("--top-k", whole, "keep this many tokens"),
+    ("--min-p", number, "keep tokens with this share of the largest probability"),
+    ("--repetition-penalty", number, "over 1 makes tokens seen before less likely"),
+    ("--presence-penalty", number, "-2 to 2"),
+    ("--frequency-penalty", number, "-2 to 2"),
+    ("--seed", whole, "the same seed gives the same text"),
 )
 
 
@@ -60,7 +61,7 @@ def add_engine_options(
         group.add_argument(NO_WARM_UP, action="store_true", help="compile or record steps when they come, not ahead")
     if NO_WEIGHT_CACHE not in without:
         group.add_argument(NO_WEIGHT_CACHE, action="store_true", help="keep no packed weights on disk, and use none")
-    group.add_argument("--strict", action="store_true", help="refuse to start when an op runs on a fallback")
+    group.add_argument("--strict", action="store_true", help="refuse to start where an op would run on reference code")
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -83,16 +84,17 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ignore-eos", action="store_true", help="write on past the model's end-of-text token")
 
 
-def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments for SamplingParams: what was given, checked before a model is loaded for it."""
+def sampling_options(options: argparse.Namespace, max_tokens: int) -> dict[str, Any]:
+    """Keyword arguments for SamplingParams: what was given, checked before a model is loaded for it. max_tokens: where
+    it was not given."""
     from anychip.sampling_params import SamplingParams
 
-    given = _given(options, _SAMPLING)
+    given = {"max_tokens": max_tokens, **_given(options, _SAMPLING)}
     if options.stop:
         given["stop"] = options.stop
     if options.ignore_eos:
         given["ignore_eos"] = True
-    SamplingParams(**{"max_tokens": None, **given})
+    SamplingParams(**given)
     return given
 
 

@@ -19,14 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from anychip.engine.budget import gib, make_budget
+    from anychip.engine.budget import make_budget
     from anychip.engine.build import refuse_if_strict
     from anychip.engine.options import EngineOptions
     from anychip.engine.planning import outlook
     from anychip.loading.checkpoint import open_checkpoint
     from anychip.platforms.selection import choose, open_device, plan_device
+    from anychip.sizes import gib
 
-    engine = EngineOptions.make(**engine_options(options))
+    engine = EngineOptions(**engine_options(options))
     with open_checkpoint(options.model, revision=engine.revision) as checkpoint:
         planned = plan_device(engine.device)
         if planned and engine.provider is not None:
@@ -38,7 +39,11 @@ def run(options: argparse.Namespace) -> None:
             found = outlook(checkpoint, planned, b, engine.max_num_seqs, progress=True) if planned else None
         finally:
             device.close()
-    layout, share, quantize = b.layout, engine.memory_fraction, engine.quantize
+    layout, quantize = b.layout, engine.quantize
+    most = f"of the {gib(b.cache.limit)} asked for"
+    if engine.kv_cache_memory is None:
+        share = f"{engine.memory_fraction:.0%} of what weights and activations leave"
+        most = f"of {gib(b.cache.limit)} allowed, {share}"
     rows = [
         ("model", f"{checkpoint.name} ({b.spec.architecture}, {len(b.spec.layers)} layers)"),
         ("device", f"{device.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
@@ -46,8 +51,7 @@ def run(options: argparse.Namespace) -> None:
         ("activations", f"{gib(b.activations)} estimated for {b.step_tokens} tokens a step"),
         (
             "KV cache",
-            f"{gib(b.cache.size)} in {layout.spec.dtype} of at most {share:.0%} of the rest; "
-            f"{b.kv_bytes_per_token} bytes a token",
+            f"{gib(b.cache.size)} in {layout.spec.dtype} {most}; {b.kv_bytes_per_token} bytes a token",
         ),
         ("KV pages", f"{' + '.join(str(n) for n in layout.pages)} of {layout.page_size} tokens"),
         ("longest context", f"{b.max_model_len} tokens (the model allows {b.spec.max_len})"),
@@ -64,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _outlook_rows(found: Outlook, b: Budget) -> list[tuple[str, str]]:
     """Of a device that is not here."""
-    from anychip.engine.budget import gib
+    from anychip.sizes import gib
 
     how = "estimated from bytes and FLOPs at the chip's published rates"
     if isinstance(found.compiled, str):

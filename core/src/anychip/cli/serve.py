@@ -7,11 +7,12 @@ import sys
 
 from anychip.cli.generate import announce
 from anychip.cli.options import add_engine_options, engine_options
+from anychip.cli.parser import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default 8000)")
+    parser.add_argument("--port", type=whole, default=8000, help="port to listen on; 0 takes a free one (default 8000)")
     parser.add_argument(
         "--api-key", help="ask clients for this key (default: the environment's ANYCHIP_API_KEY, or none)"
     )

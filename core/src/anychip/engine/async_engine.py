@@ -37,7 +37,7 @@ class AsyncEngine:
     """model and options as for `LLM`. Start it anywhere; `generate` runs in any event loop."""
 
     def __init__(self, model: str, device: str = "auto", *, progress: bool = False, **options: Any) -> None:
-        self.options = EngineOptions.make(device=device, **options)
+        self.options = EngineOptions(device=device, **options)
         self._built: Built = build(model, self.options, progress=progress)
         self._core: EngineCore = self._built.core
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

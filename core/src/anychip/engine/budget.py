@@ -28,6 +28,7 @@ from anychip.loading.checkpoint import Checkpoint
 from anychip.models.quantize import formats, quantized
 from anychip.models.registry import Family, family
 from anychip.models.spec import ModelSpec
+from anychip.sizes import gib
 
 Kept = TypeVar("Kept", bound=KVDType)
 _ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -38,6 +39,9 @@ class Cache:
     """The KV cache that was settled on. Sizes in bytes, lengths in tokens."""
 
     size: int
+    limit: int
+    """what it might have taken: what was asked for, or a share of what is free; `size` is less where that is more than
+    the most requests at their longest can use"""
     layout: KVLayout
     max_model_len: int
     longest_context: int
@@ -173,6 +177,8 @@ def fitted(budget: Budget, device: Device, options: EngineOptions, activations: 
 def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, free: int, longest: int) -> Cache:
     """free: bytes beside weights and activations; longest: the longest sequence that is wanted."""
     kv_bytes = options.kv_cache_memory or int(free * options.memory_fraction)
+    if options.kv_pages is None:
+        _check_room(device, kv_bytes, free)
     layout = _layout(device, spec, options, kv_bytes, longest)
     fits = _tokens(layout)
     if fits < longest and options.max_model_len is not None:
@@ -182,13 +188,17 @@ def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, fr
             f"max_model_len {fits} or less, or give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
         )
     longest = min(longest, fits)
-    used = layout.nbytes
-    if used > free:
+    _check_room(device, layout.nbytes, free)
+    limit = layout.nbytes if options.kv_pages is not None else kv_bytes
+    return Cache(layout.nbytes, limit, layout, longest, fits, max(1, fits // longest) if longest else 0)
+
+
+def _check_room(device: Device | StepPlugin, asked: int, free: int) -> None:
+    if asked > free:
         raise CapacityError(
-            f"a KV cache of {gib(used)} was asked for, but beside weights and activations {device.info.name} has "
+            f"a KV cache of {gib(asked)} was asked for, but beside weights and activations {device.info.name} has "
             f"{gib(free)}: ask for less (kv_cache_memory, kv_pages), or leave it to memory_fraction"
         )
-    return Cache(used, layout, longest, fits, max(1, fits // longest) if longest else 0)
 
 
 def _smaller(dtype: DType, claims: Capabilities, weights: int, activations: int, quantize: str | None) -> str:
@@ -246,10 +256,3 @@ def _tokens(layout: KVLayout) -> int:
         if group.window is None or pages - 1 < -(-group.window // size) + 2
     ]
     return min(tokens, default=int(np.iinfo(np.int32).max))
-
-
-def gib(size: float) -> str:
-    """Bytes for people."""
-    if size < 2**17:
-        return f"{size:.0f} bytes"
-    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

@@ -35,7 +35,7 @@ class LLM:
         progress: bool = False,
         **options: Any,
     ) -> None:
-        self.options = EngineOptions.make(device=device, **options)
+        self.options = EngineOptions(device=device, **options)
         self._built = build(os.fspath(model), self.options, tokenizer=not skip_tokenizer, progress=progress)
         self._core = self._built.core
         self._counter = 0

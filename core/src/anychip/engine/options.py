@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from anychip_sdk.contract import QUANT_FORMATS, SCALED_KV
 
 from anychip.errors import RequestError
+from anychip.names import Named
 
 _OPTIONAL_COUNTS = (
     "max_num_batched_tokens",
@@ -23,8 +24,10 @@ def _is_count(value: object, least: int) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Raises RequestError, naming the option, for a value out of range."""
+class EngineOptions(Named):
+    """Raises RequestError, naming the option, for a value out of range and for an option that does not exist."""
+
+    _noun: ClassVar[str] = "option"
 
     device: str = "auto"
     """auto, NAME or NAME:INDEX"""
@@ -95,12 +98,3 @@ class EngineOptions:
     def _require(self, name: str, ok: bool, expected: str) -> None:
         if not ok:
             raise RequestError(f"{name} is {getattr(self, name)!r}; expected {expected}", name)
-
-    @classmethod
-    def make(cls, **options: Any) -> EngineOptions:
-        """Like the constructor, but an unknown option is a RequestError that lists the known ones."""
-        known = {f.name for f in fields(cls)}
-        for name in options:
-            if name not in known:
-                raise RequestError(f"unknown option {name!r}; known: {', '.join(sorted(known))}", name)
-        return cls(**options)

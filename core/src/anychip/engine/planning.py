@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from anychip_sdk.contract import Bucket, NotSupported, OutOfMemory, Planned, SampleKind, StepKey
 
-from anychip.engine.budget import Budget, gib
+from anychip.engine.budget import Budget
 from anychip.engine.estimate import Size, Work, size_of, step_seconds
 from anychip.engine.weights import load_weights
 from anychip.errors import CapacityError
@@ -14,6 +14,7 @@ from anychip.loading.checkpoint import Checkpoint
 from anychip.models.registry import family
 from anychip.progress import Progress
 from anychip.runner.executor import OpsExecutor
+from anychip.sizes import gib
 
 _ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 

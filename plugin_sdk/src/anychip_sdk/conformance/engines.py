@@ -48,7 +48,7 @@ class Engine:
         from anychip.loading.checkpoint import open_checkpoint
 
         with open_checkpoint(checkpoint) as opened:
-            asked = EngineOptions.make(**{"kv_pages": 65, "max_num_seqs": 8, **options})
+            asked = EngineOptions(**{"kv_pages": 65, "max_num_seqs": 8, **options})
             budget = make_budget(opened, device, asked)
             self.executor = _Door(_executor(opened, device, budget, wrap, poison))
             self.core: EngineCore = EngineCore(
