@@ -274,3 +274,12 @@ def test_serve_refuses_bad_models_and_options(capsys):
     assert "--port is 'x'; expected a whole number" in usage_error(capsys, "serve", "--model", "demo", "--port", "x")
     command = ("serve", "--model", "demo", "--device", "numpy", "--port", "0")
     assert refusal(capsys, *command, "--policy", "lifo") == "policy is 'lifo'; expected fcfs or priority"
+
+
+def test_serve_is_not_open_to_all_because_a_key_is_empty(capsys, monkeypatch):
+    line = "the API key is empty; give one with --api-key or ANYCHIP_API_KEY, or neither to let everyone in"
+    assert refusal(capsys, "serve", "--model", "./nowhere", "--port", "0", "--api-key", "") == line
+    monkeypatch.setenv("ANYCHIP_API_KEY", "")
+    assert refusal(capsys, "serve", "--model", "./nowhere", "--port", "0") == line
+    named = refusal(capsys, "serve", "--model", "./nowhere", "--port", "0", "--api-key", "k", "--served-model-name", "")
+    assert named == "--served-model-name is empty; give a name, or leave it out"

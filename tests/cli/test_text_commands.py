@@ -59,6 +59,13 @@ def test_generate_reads_its_prompt(capsys, monkeypatch, prompt):
     assert said(capsys, "generate", *DEMO, *GREEDY, *prompt)[0] == wanted
 
 
+@pytest.mark.parametrize(("prompt", "piped"), [((), ""), (("-",), "\n"), (("",), "never read")])
+def test_an_empty_prompt_is_refused_before_the_model_is_looked_for(capsys, monkeypatch, prompt, piped):
+    type_in(monkeypatch, piped)
+    line = refusal(capsys, "generate", "--model", "./nowhere", *prompt)
+    assert line == "the prompt is empty; give a text, or pipe one in"
+
+
 def test_sampling_options_reach_the_model(capsys):
     command = ("generate", *DEMO, "--max-tokens", "12", "--temperature", "1", "--seed", "3", "--top-k", "50")
     first, _ = said(capsys, *command, "--ignore-eos", "Return")
@@ -98,8 +105,17 @@ def test_bad_options_are_one_line(capsys, options, line):
     assert refusal(capsys, "generate", *DEMO, *options.split(), "Return").startswith(line)
 
 
-def test_a_bad_sampling_option_is_told_before_the_model_is_looked_for(capsys):
-    assert refusal(capsys, "generate", "--model", "./nowhere", "--top-p", "2", "x").startswith("top_p is 2.0; expected")
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--top-p 2", "top_p is 2.0; expected"),
+        ("--min-tokens 300", "min_tokens is 300; expected at most max_tokens, which is 256"),
+        (f"--stop {'x' * 1025}", "stop is 'xxx"),
+        ("--stop=" + " --stop=x" * 16, "stop is ['', 'x', 'x'"),
+    ],
+)
+def test_a_bad_sampling_option_is_told_before_the_model_is_looked_for(capsys, options, line):
+    assert refusal(capsys, "generate", "--model", "./nowhere", *options.split(), "x").startswith(line)
 
 
 def test_a_kv_cache_larger_than_the_memory(capsys):

@@ -253,6 +253,11 @@ def test_waivers_are_read_strictly(tmp_path, capsys, text, said):
         (["--plugin", "nowhere:at_all"], "No module named 'nowhere'"),
         (["--plugin", "json:dumps"], "expected a Manifest"),
         (["--device", "numpy", "--waivers", "/nowhere.toml"], "cannot read the waivers"),
+        (["--device", "numpy", "--jobs", "0"], "--jobs is 0; expected a whole number >= 1"),
+        (["--device", "numpy", "--seed", "-1"], "--seed is -1; expected a whole number >= 0"),
+        (["--device", "numpy", "--time-limit", "nan"], "--time-limit is nan; expected a number of seconds above 0"),
+        (["--device", "numpy", "--out", __file__], f"--out is {__file__}: File exists; give a folder that can be writ"),
+        (["--plugin", "anychip_sdk.kits.numpy.plugin:anychip_platform", "--device", "x:y"], "--device is 'x:y'; with"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, capsys, arguments, said):
@@ -262,17 +267,23 @@ def test_wrong_usage_is_one_line(tmp_path, capsys, arguments, said):
     assert error.count("\n") == 1
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path):
-    """In a process of its own, in which the two cannot be imported."""
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("numpy", 'the suite needs pytest and hypothesis; install it with pip install "anychip[conformance]"\n'),
+        ("nmupy", "there is no device 'nmupy'; installed: "),
+    ],
+)
+def test_without_the_extra_it_says_what_to_install(tmp_path, device, said):
+    """In a process of its own, in which the two cannot be imported. What would be wrong with it too comes first."""
     code = (
         "import sys; sys.modules['pytest'] = sys.modules['hypothesis'] = None; from anychip.cli import main; "
-        "sys.exit(main(['conformance', '--device', 'numpy']))"
+        f"sys.exit(main(['conformance', '--device', {device!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == (
-        'anychip: the suite needs pytest and hypothesis; install it with pip install "anychip[conformance]"\n'
-    )
+    assert done.stderr.startswith(f"anychip: {said}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_vendors_run_it_in_their_own_pytest(tmp_path):

@@ -225,6 +225,14 @@ def test_params_that_are_none(llm):
             llm.generate([1, 2], params)
 
 
+def test_an_empty_text_is_refused_though_the_tokenizer_would_begin_it():
+    with LLM("demo", device="numpy", max_model_len=64, kv_pages=8) as llm:
+        assert llm.tokenizer.encode("a")[0] == llm.tokenizer.bos_token_id
+        with pytest.raises(RequestError, match="the prompt is empty; expected at least one character"):
+            llm.generate(["Return", ""])
+        assert llm.stats().steps == 0
+
+
 def test_a_conversation_that_is_a_text():
     with LLM("demo", device="numpy") as llm, pytest.raises(RequestError, match="messages is 'hi'; expected a list of"):
         llm.chat("hi")

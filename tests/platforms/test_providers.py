@@ -101,9 +101,12 @@ def test_it_reaches_the_engine_and_the_commands(capsys):
         ["generate", "--model", "demo", "--device", "cpu", "--provider", "mkl", "def f"],
         ["plan", "--model", "demo", "--device", "cpu", "--provider", "mkl"],
         ["conformance", "--device", "cpu", "--provider", "mkl", "--areas", "discovery"],
+        ["devices", "cpu", "-v", "--provider", "mkl"],
     ):
         assert main(command) == 1
-        assert "cpu has no provider 'mkl'; it has ipex" in capsys.readouterr().err
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "cpu has no provider 'mkl'; it has ipex" in err
     assert main(["devices", "--provider", "ipex"]) == 1
     assert "--provider ipex is of one device; give its NAME and -v as well" in capsys.readouterr().err
 

@@ -164,3 +164,17 @@ def test_too_many_top_logprobs() -> None:
     status, error = refused(PATH, chat_body(logprobs=True, top_logprobs=21))
     assert (status, error["param"]) == (400, "top_logprobs")
     assert "20" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [
+        ("tools", [{"type": "function"}], ""),
+        ("tool_choice", "required", ', or send "none" or "auto"'),
+        ("verbosity", "low", ""),
+        ("response_format", {"type": "json_object"}, ', or send {"type":"text"}'),
+    ],
+)
+def test_a_refusal_names_what_would_do(field: str, value: object, instead: str) -> None:
+    message = refused("/v1/chat/completions", chat_body(**{field: value}))[1]["message"]
+    assert message.endswith(f", which is not supported; leave it out{instead}")

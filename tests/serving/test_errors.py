@@ -42,6 +42,9 @@ PROMPT: dict[str, Any] = {"model": "fake", "prompt": "a"}
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown field"),
         ({"beam_width": 4}, "beam_width", "unknown field 'beam_width'"),
         ({"prompt_logprobs": 1}, "prompt_logprobs", "unknown field"),
+        ({"temprature": 1}, "temprature", "unknown field 'temprature'; did you mean temperature?"),
+        ({"prompt": ""}, "prompt", "the prompt is empty; expected at least one character"),
+        ({"prompt": ["a", ""]}, "prompt", "the prompt is empty"),
         ({"n": 128, "prompt": ["a"] * 100}, "n", "12800"),
     ],
 )

@@ -10,10 +10,10 @@ from anychip.errors import RequestError
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """`did you mean X?`, or nothing where no known name is near."""
+    """`did you mean X?`, or nothing where no known name is near. A long name is none, and would take long."""
     from difflib import get_close_matches
 
-    found = get_close_matches(name, list(known), 1, 0.7)
+    found = get_close_matches(name[:80], list(known), 1, 0.7)
     return f"did you mean {found[0]}?" if found else ""
 
 

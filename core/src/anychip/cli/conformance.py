@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anychip.cli.options import positive
 from anychip.cli.parser import number, whole
-from anychip.errors import PlatformError
+from anychip.errors import PlatformError, RequestError
 
 if TYPE_CHECKING:
     from anychip_sdk.conformance.levels import Tier
@@ -61,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     from anychip_sdk.conformance.under_test import find
     from anychip_sdk.conformance.waivers import check_known, read_waivers
 
-    require_pytest()
+    _check(options)
     profiles = [p for p in options.profile.split(",") if p]
     for profile in profiles:
         if profile not in PROFILES:
@@ -72,8 +73,10 @@ def _run(options: argparse.Namespace) -> int:
     tier: Tier = "quick" if options.quick else "certify" if options.certify else "full"
     request = Request(
         options.device, options.plugin, options.group, tier, options.seed, options.out, areas, options.time_limit,
-        fail_fast=options.fail_fast, jobs=max(1, options.jobs), provider=options.provider,
+        fail_fast=options.fail_fast, jobs=options.jobs, provider=options.provider,
     )  # fmt: skip
+    require_pytest()
+    _make_folder(options.out)
     check_known(waivers, known_checks(request, (check.partition("/")[0] for check in waivers)))
     print(f"{tested.name}: {tested.info.description} ({tested.distribution}), {tier} run", flush=True)
     runs = run_areas(request, say=_say)
@@ -81,6 +84,23 @@ def _run(options: argparse.Namespace) -> int:
     write_report(report, options.out)
     _conclude(report, options.out)
     return 0 if report.passed and not report.data["demanded"] else 1
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises RequestError for numbers out of range."""
+    positive("jobs", options.jobs)
+    if options.seed < 0:
+        raise RequestError(f"--seed is {options.seed}; expected a whole number >= 0")
+    if options.time_limit is not None and not options.time_limit > 0:
+        raise RequestError(f"--time-limit is {options.time_limit:g}; expected a number of seconds above 0")
+
+
+def _make_folder(out: Path) -> None:
+    """Before anything runs: minutes later is too late. Raises RequestError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out is {out}: {error.strerror}; give a folder that can be written") from error
 
 
 def _say(done: AreaRun) -> None:

@@ -28,7 +28,20 @@ def run(options: argparse.Namespace) -> None:
             _list(probed, "", options.verbose)
     else:
         probed, index = find(options.device)
+        if options.provider is not None:
+            _check(probed, index, options.provider)
         _list(probed, index, options.verbose, options.provider)
+
+
+def _check(probed: Probed, only: str, provider: str) -> None:
+    """Raises PlatformError where the platform has no device, or not this one, or it cannot take the provider's ops."""
+    from anychip_sdk.contract import Found
+
+    from anychip.platforms.selection import check_provider, explain, index_of, take
+
+    if not isinstance(probed.result, Found):
+        raise PlatformError(explain(probed))
+    check_provider(take(probed, index_of(probed.result, probed.plugin.name, only), "listed"), provider)
 
 
 def _list(probed: Probed, only: str, verbose: bool, provider: str | None = None) -> None:

@@ -14,7 +14,7 @@ from anychip.cli.options import (
     engine_options,
     sampling_options,
 )
-from anychip.errors import AnychipError
+from anychip.errors import AnychipError, RequestError
 from anychip.outputs import RequestOutput
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def run(options: argparse.Namespace) -> None:
     from anychip.engine.llm import LLM
 
     given = sampling_options(options, max_tokens=256)
-    # The line break that ends a file or an echo is not a part of the prompt.
-    prompt = sys.stdin.read().removesuffix("\n") if options.prompt in (None, "-") else options.prompt
+    prompt = _piped() if options.prompt in (None, "-") else options.prompt
+    if not prompt:
+        raise RequestError("the prompt is empty; give a text, or pipe one in", "prompt")
     # One request needs few of the steps that could come.
     with LLM(options.model, progress=True, warm_up=False, **engine_options(options)) as llm:
         announce(llm)
@@ -47,6 +48,13 @@ def run(options: argparse.Namespace) -> None:
         report.check()
         if options.stats:
             print(report.line(), file=sys.stderr)
+
+
+def _piped() -> str:
+    if sys.stdin.isatty():
+        print("Type the prompt; Ctrl-D ends it.", file=sys.stderr)
+    # The line break that ends a file or an echo is not a part of the prompt.
+    return sys.stdin.read().removesuffix("\n")
 
 
 def announce(engine: LLM | AsyncEngine) -> None:

@@ -150,7 +150,7 @@ def encode(tokenizer: Tokenizer | None, prompt: str | Sequence[int]) -> list[int
         return list(prompt)
     if tokenizer is None:
         raise RequestError("the prompt is text, but the engine has no tokenizer; pass token ids", "prompt")
-    return tokenizer.encode(prompt)
+    return tokenizer.encode_prompt(prompt)
 
 
 def check_params(params: object, tokenizer: Tokenizer | None) -> None:

@@ -79,6 +79,13 @@ class Tokenizer:
                 f"the model's tokenizer cannot encode the prompt: {cause}; change it", "prompt"
             ) from error
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """`encode` of what a user wants written on. Raises RequestError for an empty text too, though with the token
+        that begins a text it would be no empty list."""
+        if not text:
+            raise RequestError("the prompt is empty; expected at least one character", "prompt")
+        return self.encode(text)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 

@@ -164,7 +164,7 @@ class _Api:
 
     def _encode(self, given: list[str | list[int]], request: CompletionRequest) -> list[Prompt]:
         """Runs off the event loop, as a long text takes long."""
-        encode = self._engine.tokenizer.encode
+        encode = self._engine.tokenizer.encode_prompt
         return [Prompt(encode(p) if isinstance(p, str) else p, self._echo(p, request)) for p in given]
 
     def _echo(self, prompt: str | list[int], request: CompletionRequest) -> str:

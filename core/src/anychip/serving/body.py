@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 
 from anychip.errors import RequestError
+from anychip.names import meant
 from anychip.serving.errors import ApiError
 from anychip.serving.schemas import ChatRequest, Checked, CompletionRequest, GenerationRequest
 
@@ -44,7 +45,7 @@ def parse(body: bytes, kind: type[T]) -> T:
     try:
         request = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
+        raise _invalid(str(error), kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, f"the body is no valid JSON: {error}", code="invalid_json") from error
     except RecursionError as error:
@@ -60,13 +61,14 @@ def parse(body: bytes, kind: type[T]) -> T:
     return request
 
 
-def _invalid(message: str) -> ApiError:
+def _invalid(message: str, kind: type[GenerationRequest]) -> ApiError:
     found = _PLACE.match(message)
     assert found is not None
     what, path = found["what"], found["path"] or ""
     if unknown := _UNKNOWN.match(what):
         name = _joined(path, unknown["name"])
-        return ApiError(400, f"unknown field {name[:80]!r}; leave it out", param=name[:80], code="unknown_field")
+        wanted = "leave it out" if path else meant(unknown["name"], kind.__struct_fields__) or "leave it out"
+        return ApiError(400, f"unknown field {name[:80]!r}; {wanted}", param=name[:80], code="unknown_field")
     if missing := _MISSING.match(what):
         name = _joined(path, missing["name"])
         return ApiError(400, f"{name} is missing; it is required", param=name, code="missing_field")
@@ -82,7 +84,8 @@ def _refuse_unsupported(holder: Checked, where: str) -> None:
     for name, values in holder.unsupported.items():
         value = getattr(holder, name)
         if value is not None and value not in values:
-            choice = f", or one of {', '.join(map(_json, values))}" if values else ""
+            worth = [_json(value) for value in values if value not in ([], "")]  # the others are as good as none
+            choice = f", or send {' or '.join(worth)}" if worth else ""
             raise ApiError(
                 400,
                 f"{where}{name} is {_json(value):.80}, which is not supported; leave it out{choice}",

@@ -87,9 +87,15 @@ def manifest_of(plugin: str) -> Manifest:
 
 def _from_manifest(manifest: Manifest, plugin: str, device: str | None) -> UnderTest:
     module, _, name = manifest.platform.partition(":")
-    platform = getattr(import_module(module), name)()
-    result = platform.probe()
-    index = int((device or "").partition(":")[2] or 0)
+    try:
+        platform = getattr(import_module(module), name)()
+        result = platform.probe()
+    except Exception as error:  # of a vendor's code
+        raise SuiteError(f"--plugin {plugin}: {manifest.platform} gave {type(error).__name__}: {error}") from error
+    asked = (device or "").partition(":")[2] or "0"
+    if not asked.isdecimal():
+        raise SuiteError(f"--device is {device!r}; with --plugin only a number behind the colon counts")
+    index = int(asked)
     if not isinstance(result, Found) or index >= len(result.devices):
         raise SuiteError(f"--plugin {plugin}: its probe says {result}; there is no device {index} to test")
     return UnderTest(manifest.name, plugin.partition(":")[0], manifest, platform, index, result.devices[index])
