@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from anychip_sdk.contract import AttentionSpec, Batch, Bucket, Layer, StepKey, view, words
 from anychip_sdk.kits.torch import TorchDevice
+from anychip_sdk.kits.torch.weights import Weight
 
 Say = Callable[[str, float], None]
 """Takes a figure as soon as it is there."""
@@ -67,7 +68,9 @@ def batch_of(device: TorchDevice, lengths: list[int], new: int) -> Batch:
     return attention.begin(view(torch.from_numpy(buffer).to(target), key))
 
 
-def attend(device: TorchDevice, lengths: list[int], new: int, **kind: Any) -> tuple[Callable[[], Any], int]:
+def attend(
+    device: TorchDevice, lengths: list[int], new: int, *, sinks: bool = False, **kind: Any
+) -> tuple[Callable[[], Any], int]:
     """-> a call of the kernel on random values, and the bytes of K and V it reads. kind: of `AttentionSpec`."""
     batch = batch_of(device, lengths, new)
     place = device.state(1).last_token.device
@@ -76,6 +79,9 @@ def attend(device: TorchDevice, lengths: list[int], new: int, **kind: Any) -> tu
     q = torch.randn(new * len(lengths), HEADS, WIDTH, device=place, dtype=DTYPE)
     layer = Layer(AttentionSpec(head_dim=WIDTH, scale=WIDTH**-0.5, **kind), 0)
     size = sum(lengths) * KV_HEADS * WIDTH * 2 * DTYPE.itemsize
+    if sinks:
+        handle = Weight(torch.zeros(HEADS, device=place))
+        return lambda: device.ops.attention.attend_with_sinks(q, kv, batch, layer, handle), size
     return lambda: device.ops.attention.attend(q, kv, batch, layer), size
 
 
@@ -99,8 +105,9 @@ def run(device: TorchDevice, small: bool, say: Say) -> None:
 def touch(device: TorchDevice, say: Say) -> None:
     """Lengths around the edges of pages and chunks, for a tool that watches every access."""
     edges = [1, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1030]
-    for kind in ({}, {"window": 20}, {"softcap": 30.0}):
+    kinds: tuple[dict[str, Any], ...] = ({}, {"window": 20}, {"softcap": 30.0}, {"sinks": True})
+    for kind in kinds:
         for new in (1, 5):
             call, _ = attend(device, [max(new, n) for n in edges], new, **kind)
             assert bool(call().isfinite().all())
-    say("calls of the attention kernels", 6)
+    say("calls of the attention kernels", 2 * len(kinds))

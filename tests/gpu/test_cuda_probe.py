@@ -142,7 +142,7 @@ def test_claims(monkeypatch, tmp_path):
     assert claims.weight_dtypes == ("bfloat16", "float16", "float32")
     assert claims.kv_dtypes == (*claims.weight_dtypes, "int8", "fp8")
     assert device.allocator.default_page_size in claims.page_sizes
-    assert (claims.moe, claims.softcap, claims.sliding_window, claims.device_feedback) == (True,) * 4
+    assert (claims.moe, claims.softcap, claims.sinks, claims.sliding_window, claims.device_feedback) == (True,) * 5
     assert (claims.batch_invariant, claims.max_world_size, claims.asynchronous) == (False, 1, True)
     assert not [entry.op for entry in op_table(device) if entry.fallback]
     device.close()

@@ -69,7 +69,7 @@ def test_the_memory_check_runs_under_its_tool(tmp_path):
     tool.write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
     tool.chmod(0o755)
     _, result = check(tmp_path, "--device", "cpu", "--parts", "memcheck", PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert result["parts"]["memcheck"]["found"] == {"calls of the attention kernels": 6, "memory errors": 0}
+    assert result["parts"]["memcheck"]["found"] == {"calls of the attention kernels": 8, "memory errors": 0}
 
 
 def test_parts_without_time_are_named(tmp_path):

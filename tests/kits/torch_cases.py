@@ -18,6 +18,7 @@ ORACLE = NumpyPlatform().open()
 DTYPES = ("float32", "bfloat16", "float16")
 EPSILON = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 """One unit in the last place, relative."""
+SINKS = WeightSpec((("s",),), "vector")
 DECODES = [(7, 1), (0, 1), (3, 1), (30, 1), (16, 1), (15, 1), (1, 1), (22, 1), (4, 1), (12, 1)]
 PREFILLS = [(0, 5), (4, 6), (8, 8), (0, 17), (19, 3)]
 """Sequences of a ragged batch: (tokens computed before, tokens new)."""
@@ -112,7 +113,7 @@ class AttentionCase:
     pages of `kept` give back."""
 
     def __init__(self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", kept=None, seed=0):
-        self.device, self.dtype, self.layer = device, dtype, Layer(spec, 1)
+        self.device, self.dtype, self.layer, self.size = device, dtype, Layer(spec, 1), size
         D, Dv = spec.head_dim, Dv or spec.head_dim
         lengths = [computed + new for computed, new in steps]
         used = sum(-(-n // size) for n in lengths)
@@ -137,13 +138,26 @@ class AttentionCase:
     def check(self):
         return self._close(self.run(), ORACLE.ops.attention.attend(wide(self.q), self.oracle, self.host, self.layer))
 
+    def run_with_sinks(self, sinks):
+        """sinks: [H]"""
+        mine, _ = both(self.device, SINKS, {"s": torch.tensor(sinks)}, "float32")
+        batch = on_device(self.device, self.host)
+        return self.device.ops.attention.attend_with_sinks(self.q, self.kv, batch, self.layer, mine)
+
     def check_sinks(self, sinks):
         """sinks: [H]"""
-        mine, theirs = both(self.device, WeightSpec((("s",),), "vector"), {"s": torch.tensor(sinks)}, "float32")
-        batch = on_device(self.device, self.host)
-        got = self.device.ops.attention.attend_with_sinks(self.q, self.kv, batch, self.layer, mine)
+        _, theirs = both(self.device, SINKS, {"s": torch.tensor(sinks)}, "float32")
         wanted = ORACLE.ops.attention.attend_with_sinks(wide(self.q), self.oracle, self.host, self.layer, theirs)
-        return self._close(got, wanted)
+        return self._close(self.run_with_sinks(sinks), wanted)
+
+    def pad(self, tokens, seqs):
+        """A batch of decodes becomes one of a decode bucket, with so much padding behind it."""
+        tables = [row[row > 0].tolist() for row in self.host.page_table[0]]
+        steps = [(int(n) - 1, 1) for n in self.host.seq_lens]
+        self.host = ragged(steps, tables, self.size, pad_tokens=tokens, pad_seqs=seqs)
+        self.host.counts[3] = len(steps)
+        self.host.key = replace(self.host.key, bucket=replace(self.host.key.bucket, decode=True))
+        self.q = torch.cat((self.q, torch.full_like(self.q[:1], torch.nan).expand(tokens, -1, -1)))
 
     def _close(self, got, wanted):
         # probabilities, and the scores before them, are rounded to the dtype

@@ -67,6 +67,9 @@ class Variants:
         self._attention(torch.bfloat16, replace(KINDS["softcap"], head_dim=256), (32, 8), "softcap")
         for kept in FORMATS:
             self._attention(torch.bfloat16, KINDS["plain"], (32, 8), kept, kept)
+        for kind, heads, width in (("plain", (64, 8), 64), ("window", (64, 8), 64), ("softcap", (32, 8), 128)):
+            spec = replace(KINDS[kind], head_dim=width)
+            self._attention(torch.bfloat16, spec, heads, f"{kind} with sinks", sinks=True)
         self._sampling()
 
     def _keep(self, *label: object) -> None:
@@ -79,7 +82,13 @@ class Variants:
         self._recorder.launches.clear()
 
     def _attention(
-        self, dtype: torch.dtype, spec: AttentionSpec, heads: tuple[int, int], kind: str = "", kept: KVDType = "float32"
+        self,
+        dtype: torch.dtype,
+        spec: AttentionSpec,
+        heads: tuple[int, int],
+        kind: str = "",
+        kept: KVDType = "float32",
+        sinks: bool = False,
     ) -> None:
         """kept: of the formats with scales; any other stands for `dtype`."""
         (H, K), D, layer = heads, spec.head_dim, Layer(spec, 0)
@@ -94,7 +103,11 @@ class Variants:
             angles = tuple(empty(TOKENS, 1, D, dtype=torch.float32) for _ in "cs")
             q, _ = self._ops.attention.prepare(q, k, v, kv, batch, layer, angles=angles, q_norm=norm, k_norm=norm)
             self._keep(*label)
-            self._ops.attention.attend(q, kv, batch, layer)
+            if sinks:
+                handle = Weight(empty(H, dtype=torch.float32))
+                self._ops.attention.attend_with_sinks(q, kv, batch, layer, handle)
+            else:
+                self._ops.attention.attend(q, kv, batch, layer)
             self._keep(*label, name)
 
     def _elementwise(self, dtype: torch.dtype) -> None:

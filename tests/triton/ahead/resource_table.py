@@ -1,5 +1,5 @@
-"""What every program takes on every card, measured and committed: `python tests/triton/ahead/resource_table.py` renews
-the table."""
+"""What every program takes on every card, measured and committed. Run as a program it renews the table (see
+CONTRIBUTING.md for how)."""
 
 from __future__ import annotations
 

@@ -34,4 +34,4 @@ def test_every_program_compiles_to_what_the_table_says(target):
     if triton.__version__ != table_version():
         pytest.skip(f"every program compiles; the table is of Triton {table_version()}, this is {triton.__version__}")
     changed = {name: (list(wanted[name]), list(found[name])) for name in wanted if found[name] != wanted[name]}
-    assert not changed, "renew the table with python tests/triton/ahead/resource_table.py and look at the difference"
+    assert not changed, "renew the table with tests/triton/ahead/resource_table.py and look at the difference"

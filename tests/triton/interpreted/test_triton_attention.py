@@ -64,6 +64,33 @@ def test_pages_in_8_bits(kept, dtype):
     Case([(63, 1), (20, 30)], SPECS["plain"], dtype=dtype, kept=kept, H=10, K=1, size=16).check()
 
 
+SINKS = [-30.0, -1.0, 0.0, 1.0, 3.0, 60.0]
+"""Of six heads: far below every score, among them, and so far above that it takes all."""
+
+
+@pytest.mark.parametrize("spec", [SPECS[name] for name in ("plain", "window 5", "softcap and window")], ids=str)
+@pytest.mark.parametrize("steps", [DECODES[:3] + LONG, PREFILLS, DECODES[:3] + PREFILLS], ids=len)
+def test_sinks(steps, spec):
+    """Once each, however many chunks and tiles; neither scaled nor capped nor windowed."""
+    Case(steps, spec, H=6, K=2).check_sinks(SINKS)
+
+
+@pytest.mark.parametrize("kept", [None, "int8", "fp8"])
+def test_sinks_in_float16_and_over_pages_in_8_bits(kept):
+    case = Case([*LONG, *PREFILLS], SPECS["softcap and window"], H=6, dtype="float16", kept=kept, Dv=6)
+    case.check_sinks(SINKS)
+
+
+def test_sinks_leave_padding_alone():
+    """A sequence of no tokens has a sink too, and no result."""
+    case = Case(LONG, SPECS["plain"])
+    wanted = case.check_sinks([1.0, 0.0, 2.0, -1.0])
+    case.pad(tokens=2, seqs=2)
+    got = case.run_with_sinks([1.0, 0.0, 2.0, -1.0])
+    assert got[: len(LONG)].equal(wanted)
+    assert not got[len(LONG) :].any()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kept", ["int8", "fp8"])
 def test_what_is_kept_in_8_bits(kept, dtype):
@@ -175,10 +202,7 @@ def test_zeros_touch_only_scratch():
 def test_a_decode_bucket_of_padding_and_real_sequences():
     case = Case(LONG, SPECS["plain"])
     wanted = case.check()
-    padded = ragged(LONG, [row[row > 0].tolist() for row in case.host.page_table[0]], 4, pad_tokens=2, pad_seqs=2)
-    padded.counts[3] = len(LONG)
-    padded.key = replace(padded.key, bucket=replace(padded.key.bucket, decode=True))
-    case.host, case.q = padded, torch.cat((case.q, torch.full_like(case.q[:2], torch.nan)))
+    case.pad(tokens=2, seqs=2)
     got = case.run()
     assert got[: len(LONG)].equal(wanted)
     assert not got[len(LONG) :].any()

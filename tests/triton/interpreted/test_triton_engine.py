@@ -13,7 +13,6 @@ from anychip_sdk.conformance.engines import Engine
 from anychip_sdk.contract import (
     Bucket,
     DeviceError,
-    DeviceInfo,
     KVLayout,
     KVSpec,
     OutOfMemory,
@@ -24,28 +23,21 @@ from anychip_sdk.contract import (
     words,
 )  # fmt: skip
 from anychip_sdk.kits.numpy.platform import NumpyPlatform
-from anychip_sdk.kits.triton import Tile, TritonDevice, TritonOps
 from anychip_sdk.kits.triton.attention import Static
 from anychip_sdk.kits.triton.buckets import PAGES, SEQS, decode_bucket
-from fake_graphs import FakeGraphs
 from triton.errors import TritonError
-from triton_device import TILES
+from triton_device import recording_device
 
 torch.set_num_threads(1)
 DECODE = StepKey(Bucket(4, 4, 256, 4, True), static=Static(True, False, True))
 
 
-def recording_device() -> tuple[TritonDevice, FakeGraphs]:
-    graphs = FakeGraphs()
-    device = TritonDevice(DeviceInfo(name="fake", description="graphs on the host", details={}), "cpu", graphs)
-    wide = {4: Tile(rows=16, columns=64, depth=64)}  # fewer of them, for they are slow here
-    device.ops = TritonOps(device.communicator, device._launcher, replace(TILES, experts_few=wide))
-    return device, graphs
-
-
-@pytest.mark.parametrize("family", ["gemma3", "mixtral"])
-def test_engines_give_the_oracles_tokens(family, tmp_path):
-    """Greedy and drawn, launched ahead, and one request with lists of its own, whose steps run eagerly; in chunks."""
+@pytest.mark.parametrize(
+    ("family", "kv_dtype"), [("gemma3", "auto"), ("mixtral", "auto"), ("gemma3", "int8"), ("qwen3", "fp8")]
+)
+def test_engines_give_the_oracles_tokens(family, kv_dtype, tmp_path):
+    """Greedy and drawn, launched ahead, and one request with lists of its own, whose steps run eagerly; in chunks. The
+    oracle keeps K and V in the same format."""
     folder = models.write(family, tmp_path / family, "float32", seed=0)
     prompts = models.prompts((1, 9, 17), seed=1)
     params = [
@@ -53,7 +45,7 @@ def test_engines_give_the_oracles_tokens(family, tmp_path):
         SamplingParams(temperature=0.8, top_k=20, seed=3, max_tokens=4, ignore_eos=True),
         SamplingParams(temperature=0, max_tokens=2, presence_penalty=0.5, logprobs=2, ignore_eos=True),
     ]
-    options = {"dtype": "float32", "kv_pages": 9, "page_size": 8, "max_prefill_chunk": 16}
+    options = {"dtype": "float32", "kv_dtype": kv_dtype, "kv_pages": 9, "page_size": 8, "max_prefill_chunk": 16}
     device, graphs = recording_device()
     engine, oracle = Engine(folder, device, **options), Engine(folder, NumpyPlatform().open(), **options)
     got, wanted = engine.generate(prompts, params), oracle.generate(prompts, params)

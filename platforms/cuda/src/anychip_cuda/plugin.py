@@ -12,5 +12,5 @@ def anychip_platform() -> Manifest:
         platform="anychip_cuda.platform:CudaPlatform",
         summary="NVIDIA's cards, through torch and Triton",
         rank=100,
-        contract=Version(1, 2),
+        contract=Version(1, 4),
     )

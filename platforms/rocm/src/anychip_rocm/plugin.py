@@ -12,5 +12,5 @@ def anychip_platform() -> Manifest:
         platform="anychip_rocm.platform:RocmPlatform",
         summary="AMD's cards, through torch and Triton",
         rank=95,
-        contract=Version(1, 2),
+        contract=Version(1, 4),
     )

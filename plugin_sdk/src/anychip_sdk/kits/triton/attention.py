@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from anychip_sdk.contract import AttentionSpec, Batch, Layer, NotSupported
+from anychip_sdk.contract import AttentionSpec, Batch, Layer
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import TorchAttention
 from anychip_sdk.kits.torch.scaled import Pages, cells
@@ -110,6 +110,12 @@ class TritonAttention(TorchAttention):
         return out, kv
 
     def attend(self, q: Tensor, kv: KV, batch: Batch, layer: Layer) -> Tensor:
+        return self._attend(q, kv, batch, layer, None)
+
+    def attend_with_sinks(self, q: Tensor, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> Tensor:
+        return self._attend(q, kv, batch, layer, sinks.tensor)
+
+    def _attend(self, q: Tensor, kv: KV, batch: Batch, layer: Layer, sinks: Tensor | None) -> Tensor:
         spec, q = layer.attention, q.contiguous()
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         T, H, _ = q.shape
@@ -122,14 +128,11 @@ class TritonAttention(TorchAttention):
         shape = self._shape(q, cells(keys))
         work = self._work(batch, spec, shape)
         if static.decodes:
-            self._decode(q, keys, values, out, batch, spec, shape, work)
+            self._decode(q, keys, values, out, batch, spec, shape, work, sinks)
         if static.prefills:
             pieces = triton.cdiv(T, shape.tokens) + len(batch.seq_lens)
-            self._run(q, keys, values, out, None, batch, spec, shape, work.prefill_ends, pieces)
+            self._run(q, keys, values, out, None, batch, spec, shape, work.prefill_ends, pieces, sinks)
         return out.view(T, -1)
-
-    def attend_with_sinks(self, q: Tensor, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> Tensor:
-        raise NotSupported("the Triton kernels have no attention sinks")
 
     def _shape(self, q: Tensor, keys: Tensor) -> Shape:
         D, group = q.shape[2], q.shape[1] // keys.shape[1]
@@ -162,6 +165,7 @@ class TritonAttention(TorchAttention):
         spec: AttentionSpec,
         shape: Shape,
         work: Work,
+        sinks: Tensor | None,
     ) -> None:
         H, B, chunk = q.shape[1], len(batch.seq_lens), self._tiles.chunk
         most = triton.cdiv(batch.page_table.shape[2] * cells(keys).shape[2], chunk)  # chunks of one sequence
@@ -171,9 +175,9 @@ class TritonAttention(TorchAttention):
         partial = torch.empty(B * most, H, width, dtype=torch.float32, device=q.device)
         lse = torch.empty(B * most, H, dtype=torch.float32, device=q.device)
         pieces = min(B * most, self._tiles.programs)
-        self._run(q, keys, values, partial, lse, batch, spec, shape, work.decode_ends, pieces)
+        self._run(q, keys, values, partial, lse, batch, spec, shape, work.decode_ends, pieces, None)
         self._launch(
-            merge_kernel, (B, H), partial, lse, out, work.decode_ends, batch.query_start,
+            merge_kernel, (B, H), partial, lse, out, work.decode_ends, batch.query_start, sinks,
             DV=width, BLOCK_DV=head_block(width),
         )  # fmt: skip
 
@@ -189,6 +193,7 @@ class TritonAttention(TorchAttention):
         shape: Shape,
         ends: Tensor,
         pieces: int,
+        sinks: Tensor | None,
     ) -> None:
         """lse: of the partial results of decode; None for prefill."""
         split = lse is not None
@@ -201,7 +206,7 @@ class TritonAttention(TorchAttention):
         columns = tile.columns if k_scales is None else max(16, tile.columns // 2)
         self._launch(
             attention_kernel, (pieces, K), q, k, v, k_scales, v_scales, out, lse, table, ends, batch.query_start,
-            batch.seq_lens, table.stride(0), len(ends) - 1, search_rounds(len(ends)), spec.window or NO_WINDOW,
+            batch.seq_lens, sinks, table.stride(0), len(ends) - 1, search_rounds(len(ends)), spec.window or NO_WINDOW,
             *exponents(spec),
             SPLIT=split, CHUNK=self._tiles.chunk, TOKENS=1 if split else shape.tokens, GROUP=group,
             WINDOWED=spec.window is not None, CAPPED=spec.softcap is not None, AHEAD=tile.stages > 1, D=D, DV=DV,

@@ -59,6 +59,7 @@ class TritonDevice(TorchDevice):
             page_sizes=PAGE_SIZES,
             sliding_window=True,
             softcap=True,
+            sinks=True,
             moe=True,
             device_feedback=True,
             asynchronous=True,

@@ -29,13 +29,12 @@ def adopted(products: str) -> Mapping[str, str]:
     return {
         **dict.fromkeys(("embedding", "rms_norm", "add_rms_norm", "gated_activation", "sample"), _KERNEL),
         **dict.fromkeys(("attention.write", "attention.prepare", "allocator.copy_pages"), _KERNEL),
-        **dict.fromkeys(("attention.plan", "attention.begin", "attention.attend"), _ON_DEVICE),
+        **dict.fromkeys((f"attention.{name}" for name in ("plan", "begin", "attend", "attend_with_sinks")), _ON_DEVICE),
         "moe": f"the SDK's Triton kernels; the router's product is {products}, the sort of its choices torch's",
         **dict.fromkeys(("linear", "linear_split", "logits"), f"torch's products ({products})"),
         **dict.fromkeys(("take", "zeros_like", "rope_angles", "feed"), _SMALL),
         "rope": "torch's own kernels; attention turns q and k in its own",
         "attention.supports": "the kit's limits",
-        "attention.attend_with_sinks": "refused: the kernels have no sinks",
         **dict.fromkeys(("allocator.memory", "allocator.peak", "allocator.layout"), "torch's"),
         **dict.fromkeys(("allocator.allocate", "allocator.free"), "torch's"),
     }

@@ -189,6 +189,20 @@ def attend_tile(
     return out, total, best
 
 
+@triton.jit
+def sink_score(sinks: tl.tensor, head: tl.tensor) -> Any:
+    """As scores are made for exp2."""
+    return tl.load(sinks + head) * 1.4426950408889634  # log2 e
+
+
+@triton.jit
+def with_sink(out: tl.tensor, total: tl.tensor, best: tl.tensor, sink: tl.tensor) -> Any:
+    """What `attend_tile` gives, -> the sums where each row has one more score, sink: [ROWS], without a value."""
+    largest = tl.maximum(best, sink)
+    shrink = tl.exp2(best - largest)
+    return out * shrink[:, None], total * shrink + tl.exp2(sink - largest)
+
+
 @triton.jit(do_not_specialize=["last", "rounds", "window", "table_stride"], do_not_specialize_on_alignment=_VIEWS)
 def attention_kernel(
     q: tl.tensor,
@@ -202,6 +216,7 @@ def attention_kernel(
     ends: tl.tensor,
     starts: tl.tensor,
     lengths: tl.tensor,
+    sinks: tl.tensor,
     table_stride: int,
     last: int,
     rounds: int,
@@ -226,7 +241,8 @@ def attention_kernel(
     """For one KV head (second grid axis), the pieces of work program_id(0), + num_programs(0), ... of `ends`.
 
     SPLIT: a piece is a chunk of one decoding sequence; out: [pieces, H, DV] float32 and lse: [pieces, H] take the
-    partial results. Otherwise it is TOKENS tokens of a prefilling one, and out: [T, H, DV] takes the results."""
+    partial results. Otherwise it is TOKENS tokens of a prefilling one, and out: [T, H, DV] takes the results. sinks:
+    None, or [H] float32; decode's come in when its chunks are merged, since each counts once."""
     head = tl.program_id(1)
     kv_heads = tl.num_programs(1)
     row = tl.arange(0, ROWS)
@@ -262,6 +278,8 @@ def attention_kernel(
             length - new + token, begin, clear, low, end, window, head, kv_heads, scale, softcap, WINDOWED, CAPPED,
             AHEAD and not SPLIT and not WINDOWED, AHEAD, D, DV, PAGE, ROWS, COLUMNS, BLOCK_DV,
         )  # fmt: skip
+        if sinks is not None:
+            acc, total = with_sink(acc, total, best, sink_score(sinks, h))
         total = tl.where(total == 0.0, 1.0, total)  # rows of nobody
         y = acc / total[:, None]
         if SPLIT:
@@ -279,11 +297,12 @@ def merge_kernel(
     out: tl.tensor,
     ends: tl.tensor,
     starts: tl.tensor,
+    sinks: tl.tensor,
     DV: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ) -> None:
     """One head of one decoding sequence: its chunks' results, weighted by their log-sum-exp, 16 at a time. With one
-    chunk the weight is exactly 1."""
+    chunk and without a sink the weight is exactly 1. sinks: None, or [H] float32: a result of zeros beside them."""
     seq = tl.program_id(0)
     head = tl.program_id(1)
     heads = tl.num_programs(1)
@@ -292,6 +311,9 @@ def merge_kernel(
     end = tl.load(ends + seq)
     best = -float("inf")
     total = 0.0
+    if sinks is not None:
+        best = sink_score(sinks, head)
+        total = 1.0
     acc = tl.zeros([BLOCK_DV], tl.float32)
     for piece in range(first, end, 16):
         i = piece + tl.arange(0, 16)
