@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, Platform
+from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, Platform, Provider
 from anychip_sdk.kits.torch_build import build_fault, torch_build, triton_version
 
 from anychip_rocm import kernel_driver
 from anychip_rocm.kernel_driver import Card
+from anychip_rocm.providers import AITER, check, providers
 
 if TYPE_CHECKING:
     from anychip_rocm.device import RocmDevice
@@ -35,6 +36,16 @@ class RocmPlatform(Platform):
 
     def open(self, index: int = 0, *, threads: int | None = None) -> RocmDevice:
         """threads: of the host's own work in torch; None leaves torch's choice."""
+        return self._open(index, threads, None)
+
+    def providers(self) -> tuple[Provider, ...]:
+        return providers()
+
+    def open_with(self, provider: str, index: int = 0, *, threads: int | None = None) -> RocmDevice:
+        check(provider)
+        return self._open(index, threads, provider)
+
+    def _open(self, index: int, threads: int | None, provider: str | None) -> RocmDevice:
         if threads is not None and threads < 1:
             raise DeviceError(f"threads is {threads}, expected 1 or more")
         info, card = chosen(index)
@@ -44,7 +55,7 @@ class RocmPlatform(Platform):
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return RocmDevice(info, card)
+        return RocmDevice(info, card, aiter=provider == AITER)
 
 
 def chosen(index: int) -> tuple[DeviceInfo, Card]:
