@@ -53,14 +53,21 @@ class Bench:
     ) -> None:
         self.device, self.dtype = device, dtype
         self.weights = {name: self._pack(given, form) for name, given in weights.items()}
-        self.kv = None if kv is None else device.allocator.allocate(kv)
-        self.state = device.state(64 if kv is None else kv.slots)
+        self._layout = kv
+        self.kv: Any = None
+        self.renew()
         self._eyes: dict[int, Any] = {}
         self._steps: dict[tuple[Body, int | None], Any] = {}
 
     def _pack(self, given: Given, form: DType | None = None) -> Any:
         read, shapes = given.reader(form)
         return self.device.pack(given.spec, read, shapes, self.dtype)
+
+    def renew(self) -> None:
+        """A new KV cache and a new state in the place of any before; steps and what a device compiled for them stay."""
+        self.close()
+        self.kv = None if self._layout is None else self.device.allocator.allocate(self._layout)
+        self.state = self.device.state(64 if self._layout is None else self._layout.slots)
 
     def restore(self) -> None:
         """Puts what `Device.restore` makes of each weight in its place, from bytes as a file would hold them."""
