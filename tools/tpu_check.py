@@ -21,7 +21,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 from anychip.models.registry import Family, family
-from anychip.models.shapes import tensors
 from anychip.models.spec import ModelSpec
 from anychip_sdk.contract import Batch, Bucket, KVDType, KVLayout, KVSpec, Sampled, StepKey, WeightSpec
 from anychip_tpu.chips import CHIPS
@@ -61,8 +60,8 @@ MOST_TEMPORARY = GIB // 4
 """More is a weight or a cache that was moved."""
 CONTEXT = 1024
 """Tokens of context that the estimate of a step's time takes each request to have."""
-KV_TOKENS = 64 * 2048
-"""What the cache holds: 64 requests of 2048 tokens."""
+REQUESTS, LENGTH = 64, 2048
+"""What the cache holds: so many requests of so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def load(config: Mapping[str, Any], chip: str, count: int, kept: KVDType = "bflo
     kind = family(config)
     spec = kind.from_config(config)
     device = PlannedDevice(chip, count)
-    shapes = {name: tuple(length for length, _ in axes) for name, axes in tensors(spec)}
+    shapes = kind.shapes_of(spec)
 
     def pack(tree: Any) -> Any:
         if isinstance(tree, WeightSpec):
@@ -104,8 +103,8 @@ def load(config: Mapping[str, Any], chip: str, count: int, kept: KVDType = "bflo
     weights = pack({name: part for name, part in tree.items() if name != "layers"})
     weights["layers"] = device.pack_layers(spec.layers, tree["layers"], _unread, shapes, "bfloat16")
     kv_spec = KVSpec(spec.groups, kept)
-    budget = (1 + KV_TOKENS // PAGE) * sum(device.allocator._padded(kv_spec, PAGE))
-    layout = device.allocator.layout(kv_spec, budget=budget, page_size=PAGE, max_len=spec.max_len, slots=65)
+    # As many pages as the requests can use: whether they fit is what the compiler is asked.
+    layout = device.allocator.layout(kv_spec, budget=2**60, page_size=PAGE, max_len=LENGTH, slots=1 + REQUESTS)
     return Loaded(device, spec, kind, weights, layout, device.allocator.allocate(layout), device.state(layout.slots))
 
 

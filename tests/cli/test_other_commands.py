@@ -166,6 +166,35 @@ def test_plan_reads_no_weights(capsys, tmp_path):
     assert all(name in line for name in ARCHITECTURES)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "qwen3_moe"])
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_plan_needs_no_weights(capsys, tmp_path, family, device):
+    """The same sizes follow from config.json alone; shards that are not all there count as none."""
+    checkpoints.build(family, tmp_path, max_shard_size="20KB")
+    command = ("plan", "--model", str(tmp_path), "--device", device, "--kv-cache-memory", "10000000")
+    capsys.readouterr()
+    model, *sizes = rows(said(capsys, *command)[0])
+    for pattern in ("model-00002-*", "*.safetensors", "*.index.json"):
+        for file in tmp_path.glob(pattern):
+            file.unlink()
+        alone = rows(said(capsys, *command)[0])
+        assert alone == [model.removesuffix(")") + "; by its config.json alone, the weights are not here)", *sizes]
+
+
+def rows(out: str) -> list[str]:
+    """But for the device's, whose free memory changes."""
+    return [line for line in out.splitlines() if not line.startswith("device")]
+
+
+def test_plan_does_not_pass_over_weights_it_cannot_read(capsys, tmp_path):
+    checkpoints.build("llama", tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    capsys.readouterr()
+    assert "has pickled weights only" in refusal(capsys, "plan", "--model", str(tmp_path), "--device", "numpy")
+    (tmp_path / "config.json").unlink()
+    assert "has no config.json" in refusal(capsys, "plan", "--model", str(tmp_path), "--device", "numpy")
+
+
 # -- devices ------------------------------------------------------------------------------------------------------
 
 

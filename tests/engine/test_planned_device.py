@@ -97,6 +97,16 @@ def test_devices_that_nobody_plans(plugins, device):
     assert selection.plan_device(device) is None
 
 
+def test_a_planned_device_is_not_one_to_run_on(plugins):
+    with pytest.raises(PlatformError) as caught:
+        selection.choose("plans:big")
+    assert str(caught.value) == (
+        "there is no device plans:big here: plans has 0 devices; anychip plan says whether a model would fit one"
+    )
+    with pytest.raises(PlatformError, match=r"^other has found no device; "):
+        selection.choose("other:big")
+
+
 @pytest.mark.parametrize(
     ("which", "said"),
     [("huge", "no 'huge' here; expected big or small"), ("broken", "RuntimeError: the library")],

@@ -92,6 +92,17 @@ def test_a_sharded_repository_is_fetched_and_runs(hub, tmp_path):
     assert not [path for path in asked if path.endswith((".bin", ".py", "consolidated.safetensors"))]
 
 
+def test_a_plan_downloads_no_weights(hub, tmp_path):
+    address, folder, asked = hub
+    checkpoints.build("llama3", folder, max_shard_size="20KB")
+    plan = "from anychip.cli import main; raise SystemExit(main(['plan', '--device', 'numpy', '--model', 'org/tiny']))"
+    done = run(plan, address, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("model            org/tiny (LlamaForCausalLM, ")
+    assert "; by its config.json alone, the weights are not here)" in done.stdout
+    assert not [path for path in asked if path.endswith(".safetensors")]
+
+
 def refusal(code, address, home, *arguments):
     """What `anychip plan` says of a model that it cannot get. code: what happens before."""
     arguments = ["plan", "--device", "numpy", *arguments]

@@ -1,4 +1,5 @@
-"""anychip plan: the memory a model needs, before anything is loaded; also of devices that are not here."""
+"""anychip plan: the memory a model needs, before anything is loaded; also of devices that are not here, and of models
+of which there is no more than the config.json."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from anychip.errors import RequestError
 
 if TYPE_CHECKING:
     from anychip.engine.budget import Budget
+    from anychip.engine.options import EngineOptions
     from anychip.engine.planning import Outlook
+    from anychip.loading.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +28,9 @@ def run(options: argparse.Namespace) -> None:
     from anychip.engine.planning import outlook
     from anychip.loading.checkpoint import open_checkpoint
     from anychip.platforms.selection import choose, open_device, plan_device
-    from anychip.sizes import gib
 
     engine = EngineOptions(**engine_options(options))
-    with open_checkpoint(options.model, revision=engine.revision) as checkpoint:
+    with open_checkpoint(options.model, revision=engine.revision, weights=False) as checkpoint:
         planned = plan_device(engine.device)
         if planned and engine.provider is not None:
             raise RequestError(f"{engine.device} is not here and has no provider; leave --provider out", "provider")
@@ -39,14 +41,24 @@ def run(options: argparse.Namespace) -> None:
             found = outlook(checkpoint, planned, b, engine.max_num_seqs, progress=True) if planned else None
         finally:
             device.close()
+    outlook_rows = [] if found is None else _outlook_rows(found, b)
+    for key, value in [*_rows(checkpoint, device.info.name, b, engine), *outlook_rows, ("verdict", "it fits")]:
+        print(f"{key:16} {value}")
+
+
+def _rows(checkpoint: Checkpoint, name: str, b: Budget, engine: EngineOptions) -> list[tuple[str, str]]:
+    """name: the device's"""
+    from anychip.sizes import gib
+
+    known = "" if checkpoint.has_weights else "; by its config.json alone, the weights are not here"
     layout, quantize = b.layout, engine.quantize
     most = f"of the {gib(b.cache.limit)} asked for"
     if engine.kv_cache_memory is None:
         share = f"{engine.memory_fraction:.0%} of what weights and activations leave"
         most = f"of {gib(b.cache.limit)} allowed, {share}"
-    rows = [
-        ("model", f"{checkpoint.name} ({b.spec.architecture}, {len(b.spec.layers)} layers)"),
-        ("device", f"{device.info.name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
+    return [
+        ("model", f"{checkpoint.name} ({b.spec.architecture}, {len(b.spec.layers)} layers{known})"),
+        ("device", f"{name}, {gib(b.memory.free)} free of {gib(b.memory.total)}"),
         ("weights", f"{gib(b.weights)} in {b.dtype}" + (f", linear layers in {quantize}" if quantize else "")),
         ("activations", f"{gib(b.activations)} estimated for {b.step_tokens} tokens a step"),
         (
@@ -59,11 +71,7 @@ def run(options: argparse.Namespace) -> None:
             "concurrency",
             f"{min(b.cache.concurrent, engine.max_num_seqs)} requests of that length, {engine.max_num_seqs} at most",
         ),
-        *([] if found is None else _outlook_rows(found, b)),
-        ("verdict", "it fits"),
     ]
-    for key, value in rows:
-        print(f"{key:16} {value}")
 
 
 def _outlook_rows(found: Outlook, b: Budget) -> list[tuple[str, str]]:

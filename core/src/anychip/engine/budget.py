@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from anychip.models.spec import ModelSpec
 from anychip.sizes import gib
 
 Kept = TypeVar("Kept", bound=KVDType)
+Shapes = Mapping[str, tuple[int, ...]]
 _ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -65,6 +67,8 @@ class Budget:
     cache: Cache
     tree: dict[str, Any]
     """WeightSpec of every weight, quantised where that was asked for"""
+    shapes: Shapes
+    """of every tensor"""
 
     @property
     def layout(self) -> KVLayout:
@@ -91,16 +95,16 @@ def weight_specs(tree: Any) -> list[WeightSpec]:
     return [spec for child in children for spec in weight_specs(child)]
 
 
-def _weight_bytes(tree: Any, checkpoint: Checkpoint, dtype: DType) -> int:
+def _weight_bytes(tree: Any, shapes: Shapes, dtype: DType) -> int:
     total = 0
     for w in weight_specs(tree):
         item = _ITEM[dtype] if w.kind in ("linear", "embedding", "experts") else 4
-        shapes = [checkpoint.tensors[n].shape for part in w.parts for n in part]
+        parts = [shapes[n] for part in w.parts for n in part]
         if w.quantize is not None:
-            total += sum(QUANT_FORMATS[w.quantize].nbytes(*shape) for shape in shapes)
+            total += sum(QUANT_FORMATS[w.quantize].nbytes(*shape) for shape in parts)
         if w.quantize is None or w.kind == "embedding":  # its table stays beside the head
-            total += item * sum(math.prod(shape) for shape in shapes)
-        total += item * sum(math.prod(checkpoint.tensors[n].shape) for n in w.bias)
+            total += item * sum(math.prod(shape) for shape in parts)
+        total += item * sum(math.prod(shapes[n]) for n in w.bias)
     return total
 
 
@@ -115,6 +119,13 @@ def _weight_tree(kind: Family, spec: ModelSpec, device: Device | StepPlugin, qua
             has = f"it has {', '.join(known)}: choose one of these" if known else "it has none: leave quantize out"
             raise CapacityError(f"{name} cannot keep weights in {needed}; {has}")
     return quantized(tree, quantize)
+
+
+def _shapes(checkpoint: Checkpoint, kind: Family, spec: ModelSpec) -> Shapes:
+    """What config.json says, which the checkpoint's tensors must have where they are there. Raises ModelError."""
+    if checkpoint.has_weights:
+        kind.check(spec, checkpoint.shapes)
+    return kind.shapes_of(spec)
 
 
 def resolve_dtype(asked: str, available: tuple[Kept, ...], what: str, device: str) -> Kept:
@@ -132,14 +143,14 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     device, saying what would."""
     kind = family(checkpoint.config)
     spec = kind.from_config(checkpoint.config)
-    kind.check(spec, {name: info.shape for name, info in checkpoint.tensors.items()})
+    shapes = _shapes(checkpoint, kind, spec)
     name, claims = device.info.name, device.capabilities
     dtype = resolve_dtype(options.dtype, claims.weight_dtypes, "weights in", name)
     kv_dtype = resolve_dtype(dtype if options.kv_dtype == "auto" else options.kv_dtype, claims.kv_dtypes, "KV in", name)
     _check_claims(spec, device)
     memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
     tree = _weight_tree(kind, spec, device, options.quantize)
-    weights = _weight_bytes(tree, checkpoint, dtype)
+    weights = _weight_bytes(tree, shapes, dtype)
     # One token at least for every request that decodes, or some would wait for others to end.
     step_tokens = options.max_num_batched_tokens or max(claims.step_tokens, options.max_num_seqs)
     activations = _activation_bytes(spec, dtype, step_tokens, options.max_num_seqs)
@@ -157,7 +168,7 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
             f"ask for at most {spec.max_len}"
         )
     cache = _cache(device, KVSpec(spec.groups, kv_dtype), options, free, longest)
-    return Budget(spec, dtype, memory, step_tokens, weights, activations, cache, tree)
+    return Budget(spec, dtype, memory, step_tokens, weights, activations, cache, tree, shapes)
 
 
 def fitted(budget: Budget, device: Device, options: EngineOptions, activations: int) -> Budget:

@@ -96,8 +96,7 @@ def _load(
     """-> what runs steps, and the budget, measured by now where the device can measure."""
     with faults_named(checkpoint, device):
         if isinstance(device, StepPlugin):
-            shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-            device.load(budget.spec, budget.tree, checkpoint.read, shapes, budget.dtype)
+            device.load(budget.spec, budget.tree, checkpoint.read, budget.shapes, budget.dtype)
             return StepExecutor(device, budget.layout), budget
         weights = load_weights(checkpoint, device, budget, progress=progress, cached=options.weight_cache)
         kind = family(checkpoint.config)

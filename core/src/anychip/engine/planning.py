@@ -33,7 +33,7 @@ class Outlook:
 def outlook(checkpoint: Checkpoint, planned: Planned, budget: Budget, max_num_seqs: int, *, progress: bool) -> Outlook:
     """Of as many requests as fit at their longest. Raises CapacityError where a compiled step does not fit."""
     requests = min(budget.cache.concurrent, max_num_seqs)
-    size = _size(checkpoint, budget)
+    size = _size(budget)
 
     def seconds(tokens: int, seqs: int) -> float:
         return step_seconds(budget.spec, size, planned.rates, Work(tokens, seqs, budget.max_model_len))
@@ -42,12 +42,12 @@ def outlook(checkpoint: Checkpoint, planned: Planned, budget: Budget, max_num_se
     return Outlook(requests, seconds(requests, requests), seconds(budget.step_tokens, 1), compiled)
 
 
-def _size(checkpoint: Checkpoint, budget: Budget) -> Size:
-    shapes, layout = {name: info.shape for name, info in checkpoint.tensors.items()}, budget.layout
+def _size(budget: Budget) -> Size:
+    layout = budget.layout
     return size_of(
         budget.spec,
         budget.tree,
-        shapes,
+        budget.shapes,
         weights=budget.weights,
         item=_ITEM[budget.dtype],
         kv={group.window: layout.page_bytes(g) // layout.page_size for g, group in enumerate(layout.spec.groups)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,8 +24,6 @@ from anychip.loading.checkpoint import Checkpoint
 from anychip.loading.weight_cache import LEAST, WeightCache
 from anychip.progress import Progress
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 
 def load_weights(
     checkpoint: Checkpoint, device: Device, budget: Budget, *, progress: bool, cached: bool
@@ -39,10 +37,12 @@ def load_weights(
         specs = weight_specs(budget.tree)
         cache = None if form is None else WeightCache.find(checkpoint, specs, budget.dtype, form)
         if cache is None:
-            with _reading(checkpoint, specs, progress) as (read, shapes):
+            with _reading(checkpoint, specs, progress) as read:
                 tree = {name: part for name, part in budget.tree.items() if name != "layers"}
-                weights: dict[str, Any] = _tree(tree, lambda spec: device.pack(spec, read, shapes, budget.dtype))
-                layers = device.pack_layers(budget.spec.layers, budget.tree["layers"], read, shapes, budget.dtype)
+                weights: dict[str, Any] = _tree(tree, lambda spec: device.pack(spec, read, budget.shapes, budget.dtype))
+                layers = device.pack_layers(
+                    budget.spec.layers, budget.tree["layers"], read, budget.shapes, budget.dtype
+                )
             return {**weights, "layers": layers}
         handles = _restored(device, cache, len(specs)) or _packed(checkpoint, device, budget, cache, progress)
         each = iter(handles)
@@ -79,17 +79,17 @@ def _restored(device: Device, cache: WeightCache, count: int) -> list[Any] | Non
 def _packed(checkpoint: Checkpoint, device: Device, budget: Budget, cache: WeightCache, progress: bool) -> list[Any]:
     """In the order of `weight_specs`, and kept."""
     specs, handles = weight_specs(budget.tree), []
-    with _reading(checkpoint, specs, progress) as (read, shapes), cache.writing(budget.weights) as shelf:
+    with _reading(checkpoint, specs, progress) as read, cache.writing(budget.weights) as shelf:
         for spec in specs:
-            handles.append(device.pack(spec, read, shapes, budget.dtype))
+            handles.append(device.pack(spec, read, budget.shapes, budget.dtype))
             if shelf.taking:
                 shelf.add(device.store(handles[-1]))
     return handles
 
 
 @contextmanager
-def _reading(checkpoint: Checkpoint, specs: Sequence[WeightSpec], progress: bool) -> Iterator[tuple[Reader, Shapes]]:
-    """The checkpoint's reader, with a bar that moves as each tensor is read for the first time, and all shapes."""
+def _reading(checkpoint: Checkpoint, specs: Sequence[WeightSpec], progress: bool) -> Iterator[Reader]:
+    """The checkpoint's reader, with a bar that moves as each tensor is read for the first time."""
     names = {name for spec in specs for part in (*spec.parts, spec.bias) for name in part}
     with Progress("loading weights", len(names), shown=progress) as bar:
 
@@ -99,7 +99,7 @@ def _reading(checkpoint: Checkpoint, specs: Sequence[WeightSpec], progress: bool
                 bar.advance()
             return checkpoint.read(name, index)
 
-        yield read, {name: info.shape for name, info in checkpoint.tensors.items()}
+        yield read
 
 
 def _tree(tree: Any, leaf: Callable[[WeightSpec], Any]) -> Any:

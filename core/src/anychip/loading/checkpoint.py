@@ -18,18 +18,19 @@ from anychip.errors import ModelError
 from anychip.loading import hub
 from anychip.loading.config import read_json_object
 from anychip.loading.finite import check_finite
-from anychip.loading.shards import WEIGHT_DTYPES, Maps, TensorInfo, find_tensors
+from anychip.loading.shards import WEIGHT_DTYPES, Maps, TensorInfo, are_there, find_tensors
 
 DEMO: Final = "demo"
 
 
-def resolve_model(model: str | os.PathLike[str], revision: str | None = None) -> Path:
+def resolve_model(model: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True) -> Path:
     """The local directory of a model, downloaded first if need be.
 
     Args:
         model: a directory, the word "demo" (the small model that comes with anychip; a directory of that name is
             "./demo"), or a hub id such as "org/name". A directory wins over a hub id of the same name.
         revision: branch, tag or commit of a hub id; an error with anything else.
+        weights: whether they are to be downloaded too.
 
     Raises:
         ModelError: none of the three, or the download failed.
@@ -38,7 +39,7 @@ def resolve_model(model: str | os.PathLike[str], revision: str | None = None) ->
     directory = Path(text).expanduser()
     is_demo = model == DEMO
     if not is_demo and not directory.exists() and isinstance(model, str) and hub.is_repo_id(model):
-        return hub.fetch(model, revision)
+        return hub.fetch(model, revision, weights=weights)
     if revision is not None:
         raise ModelError(f"revision {revision!r} was given, but {text!r} is no hub id; leave the revision out")
     if is_demo:
@@ -55,13 +56,17 @@ def resolve_model(model: str | os.PathLike[str], revision: str | None = None) ->
     )
 
 
-def open_checkpoint(model: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(model: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> Checkpoint:
     """Find a model (see resolve_model), read its config and check the headers of its weight files.
 
+    Args:
+        weights: False downloads none, and is content with config.json where none, or not all, are there; see
+            Checkpoint.has_weights.
+
     Raises:
-        ModelError: the model is not found, or config.json or a weight file is missing or damaged.
+        ModelError: the model is not found, config.json or a weight file is missing, or one of them is damaged.
     """
-    path = resolve_model(model, revision)
+    path = resolve_model(model, revision, weights=weights)
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json; give the directory of a checkpoint in Hugging Face format")
     generation = path / "generation_config.json"
@@ -70,7 +75,7 @@ def open_checkpoint(model: str | os.PathLike[str], *, revision: str | None = Non
         name=_display_name(model, path),
         config=read_json_object(path / "config.json"),
         generation_config=read_json_object(generation) if generation.exists() else {},
-        tensors=find_tensors(path),
+        tensors=find_tensors(path) if weights or are_there(path) else None,
     )
 
 
@@ -82,6 +87,7 @@ class Checkpoint:
         name: how to call it: the hub id, "demo", or the directory's name.
         config: config.json.
         generation_config: generation_config.json; empty if there is none.
+        has_weights: whether the weights are there; else there is config.json alone.
         tensors: name -> shape, dtype and file of each tensor.
     """
 
@@ -92,14 +98,21 @@ class Checkpoint:
         name: str,
         config: Mapping[str, Any],
         generation_config: Mapping[str, Any],
-        tensors: Mapping[str, TensorInfo],
+        tensors: Mapping[str, TensorInfo] | None,
     ) -> None:
+        """tensors: None where the weights are not there."""
         self.path = path
         self.name = name
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
         self.generation_config: Mapping[str, Any] = MappingProxyType(dict(generation_config))
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(dict(tensors))
+        self.has_weights = tensors is not None
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(dict(tensors or {}))
         self._maps: Maps | None = Maps()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each tensor."""
+        return {name: info.shape for name, info in self.tensors.items()}
 
     @property
     def nbytes(self) -> int:
@@ -123,6 +136,8 @@ class Checkpoint:
         """
         if self._maps is None:
             raise ModelError(f"checkpoint {self.name} is closed; open it again to read {name!r}")
+        if not self.has_weights:
+            raise ModelError(f"the weights of {self.name} are not here; download them to read {name!r}")
         info = self.tensors.get(name)
         if info is None:
             raise ModelError(self._unknown(name))

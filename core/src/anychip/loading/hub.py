@@ -8,7 +8,8 @@ from pathlib import Path
 
 from anychip.errors import ModelError
 
-PATTERNS = ("*.json", "*.safetensors", "*.jinja")
+WEIGHTS = "*.safetensors"
+PATTERNS = ("*.json", WEIGHTS, "*.jinja")
 """All that is ever downloaded: no code and no pickles."""
 UNUSED = ("*/*", "consolidated*.safetensors")
 """And of these not what no checkpoint needs: other formats in folders, and a second copy of the weights."""
@@ -26,16 +27,16 @@ def is_snapshot_of(path: Path, text: str) -> bool:
     return is_repo_id(text) and f"models--{text.replace('/', '--')}" in path.parts
 
 
-def fetch(repo_id: str, revision: str | None) -> Path:
-    """Downloads what is missing and returns the local directory. Honours HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
+def fetch(repo_id: str, revision: str | None, *, weights: bool = True) -> Path:
+    """Downloads what is missing, or all of it but the weights, and returns the local directory. Honours HF_ENDPOINT,
+    HF_HUB_OFFLINE and HF_TOKEN.
 
     Raises ModelError: no such repository or revision, gated, offline, no network, full disk."""
     from huggingface_hub import errors, snapshot_download
 
+    wanted = [pattern for pattern in PATTERNS if weights or pattern != WEIGHTS]
     try:
-        return Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=list(UNUSED))
-        )
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=list(UNUSED)))
     except errors.GatedRepoError as error:
         raise ModelError(f"{repo_id} is gated: accept its licence on the hub, then set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:

@@ -85,6 +85,16 @@ def find_tensors(directory: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def are_there(directory: Path) -> bool:
+    """Whether a checkpoint's weights are in `directory`, all of them. Files of other formats count, since find_tensors
+    says what is wrong with them. Raises ModelError for an index that is damaged."""
+    if (directory / SINGLE).is_file():
+        return True
+    if (directory / INDEX).is_file():
+        return all((directory / shard).is_file() for shard in _weight_map(directory / INDEX).values())
+    return bool(_weight_files(directory))
+
+
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file. Raises ModelError if it cannot be read, is cut short or is damaged."""
     from safetensors import SafetensorError, safe_open
@@ -157,9 +167,14 @@ def _read_shard(directory: Path, shard: str) -> dict[str, TensorInfo]:
     return read_header(directory / shard)
 
 
-def _no_safetensors(directory: Path) -> ModelError:
+def _weight_files(directory: Path) -> list[str]:
+    """Names of files that may hold weights, in any format."""
     names = sorted(entry.name for entry in directory.iterdir())
-    others = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf"))]
+    return [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf"))]
+
+
+def _no_safetensors(directory: Path) -> ModelError:
+    others = _weight_files(directory)
     if any(name.endswith((".bin", ".pt", ".pth")) for name in others):
         return ModelError(
             f"{directory} has pickled weights only ({others[0]}); anychip reads safetensors, never pickles: convert it "

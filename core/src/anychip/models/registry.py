@@ -25,10 +25,12 @@ ARCHITECTURES = tuple(_MODULES)
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: config.json -> ModelSpec, its weight tree, the check of a checkpoint's shapes, and the step."""
+    """A model family: config.json -> ModelSpec, its weight tree, the shapes of its tensors, the check of a
+    checkpoint's, and the step."""
 
     from_config: Callable[[Mapping[str, Any]], ModelSpec]
     weights: Callable[[ModelSpec], dict[str, Any]] = decoder.weights
+    shapes_of: Callable[[ModelSpec], dict[str, tuple[int, ...]]] = shapes.shapes_of
     check: Callable[[ModelSpec, Mapping[str, tuple[int, ...]]], None] = shapes.check
     forward: Callable[..., tuple[Any, Any]] = decoder.forward
 

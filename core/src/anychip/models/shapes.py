@@ -39,6 +39,11 @@ def check(spec: ModelSpec, shapes: Shapes) -> None:
             )
 
 
+def shapes_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the model."""
+    return {name: tuple(length for length, _ in axes) for name, axes in tensors(spec)}
+
+
 def tensors(spec: ModelSpec) -> Iterator[tuple[str, tuple[Axis, ...]]]:
     """Name and axes of every tensor of the model."""
     tree = weights(spec)

@@ -106,9 +106,22 @@ def choose(device: str) -> Choice:
     if device == "auto":
         return _choose_best()
     probed, index = find(device)
+    if _plans(probed) and index and not index.isdecimal() and not _has(probed, device):
+        raise PlatformError(
+            f"there is no device {device} here: {explain(probed)}; anychip plan says whether a model would fit one"
+        )
     if isinstance(probed.result, Found):
         return take(probed, index_of(probed.result, probed.plugin.name, index), "asked for")
     raise PlatformError(explain(probed))
+
+
+def _plans(probed: Probed) -> bool:
+    """Whether it plans devices that are not here."""
+    return probed.platform is not None and type(probed.platform).plan is not Platform.plan
+
+
+def _has(probed: Probed, device: str) -> bool:
+    return isinstance(probed.result, Found) and any(info.name == device for info in probed.result.devices)
 
 
 def find(device: str) -> tuple[Probed, str]:
@@ -131,9 +144,7 @@ def plan_device(device: str) -> Planned | None:
     if name not in plugins or not which or which.isdecimal():
         return None
     probed = probe(plugins[name])
-    if probed.platform is None or type(probed.platform).plan is Platform.plan:
-        return None
-    if isinstance(probed.result, Found) and any(info.name == device for info in probed.result.devices):
+    if probed.platform is None or not _plans(probed) or _has(probed, device):
         return None
     try:
         with printing_to_stderr():
