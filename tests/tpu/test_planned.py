@@ -83,7 +83,7 @@ def test_experts_are_read_where_they_lie(check, tiny):
 
 @pytest.mark.parametrize("kept", ["bfloat16", *SCALED_KV])
 def test_pages_are_copied_where_they_lie(check, tiny, kept, monkeypatch):
-    monkeypatch.setattr(check, "KV_TOKENS", 2**20)  # small ones would be brought to VMEM
+    monkeypatch.setattr(check, "REQUESTS", 512)  # small ones would be brought to VMEM
     model = check.load(tiny | {"num_hidden_layers": 12}, "v5e", 4, kept)
     pairs = jax.ShapeDtypeStruct((2, COPIES), np.int32, sharding=model.device._ranks.whole)
     program = Program(_copy.lower(model.kv[0], pairs).compile())
@@ -100,7 +100,7 @@ def test_a_model_is_one_that_is_known_or_a_folder(check, tiny, tmp_path):
 
 
 def test_chips_that_do_not_divide_the_heads(check, tiny):
-    with pytest.raises(NotSupported, match="8 chips do not divide 4 KV heads; use fewer chips"):
+    with pytest.raises(NotSupported, match="8 chips do not divide 4 KV heads; use 1 or 2 or 4"):
         check.load(tiny, "v6e", 8)
 
 

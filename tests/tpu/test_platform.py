@@ -11,6 +11,7 @@ from importlib import metadata
 import jax
 import numpy as np
 import pytest
+from anychip.platforms.op_table import op_table, refuse_fallbacks
 from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, KVSpec, NotSupported, Paged
 from anychip_tpu import chips, device, platform
 from anychip_tpu.emulated_plugin import anychip_platform as emulated_manifest
@@ -147,12 +148,32 @@ def test_a_tpu_that_another_process_has(machine, monkeypatch, tmp_path):
 def test_the_emulation_opens_and_says_so(caplog):
     with caplog.at_level(logging.WARNING, "anychip_tpu"):
         opened = EmulatedPlatform().open()
-    assert "for development, and slow" in caplog.text
+    assert "for checking and not for speed; every new shape of a step compiles for seconds" in caplog.text
     assert opened.info.name == "tpu-emulated:0"
     assert opened.info.details["emulated"] == "yes"
     opened.close()
     with pytest.raises(DeviceError, match="there is no device 2"):
         EmulatedPlatform().open(2)
+
+
+def test_both_emulated_devices_open_in_one_process():
+    """As in `anychip devices -v`, which opens one after the other."""
+    code = (
+        "from anychip_tpu.platform import EmulatedPlatform\n"
+        "for index in (0, 1):\n"
+        "    EmulatedPlatform().open(index).close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_op_is_on_a_fallback():
+    """So --strict takes it."""
+    opened = EmulatedPlatform().open()
+    refuse_fallbacks(op_table(opened), opened.info.name)
+    own = {entry.op for entry in op_table(opened) if entry.reason == "the platform's own"}
+    assert own >= {"attention.write", "attention.attend", "allocator.layout"}
+    opened.close()
 
 
 def test_how_kernels_are_emulated(monkeypatch):

@@ -34,8 +34,9 @@ BUCKETS = Buckets(coarse=16)
 """Unused columns of the page table and rows of sequences cost a little of the upload, and nothing of the kernels."""
 
 EMULATED = replace(CAPABILITIES, step_tokens=256, warm_up=False)
-EMULATED_BUCKETS = Buckets(tokens=32, growth=8, coarse=16)
-"""A step computes little here, and its program takes seconds to compile, so each is compiled when it comes."""
+EMULATED_BUCKETS = Buckets(tokens=32, growth=4, coarse=16)
+"""A program takes a second or two to compile, so there are few, and each is compiled when it comes; but every row of
+padding costs as much as a real one."""
 
 
 QUICK_COMPILER = {
@@ -84,15 +85,20 @@ def _keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "anychip/tpu"))
 
 
+EMULATED_CHIPS = 2
+"""Of the largest emulated device."""
+
+
 def open_emulated(info: DeviceInfo, count: int, kept: Kept) -> TpuDevice:
-    """JAX is told to look for no accelerator, unless the user has said where it is to run (JAX_PLATFORMS). Raises
-    DeviceError where JAX runs already, with fewer devices."""
+    """JAX is told to look for no accelerator, unless the user has said where it is to run (JAX_PLATFORMS), and to have
+    as many devices as any emulated one needs: it cannot be told later. Raises DeviceError where JAX runs already, with
+    fewer devices."""
     with suppress(RuntimeError):  # it runs already
         if jax.config.values["jax_platforms"] is None:
             jax.config.update("jax_platforms", "cpu")
-        if jax.config.values["jax_num_cpu_devices"] < count:
-            jax.config.update("jax_num_cpu_devices", count)
+        if jax.config.values["jax_num_cpu_devices"] < EMULATED_CHIPS:
+            jax.config.update("jax_num_cpu_devices", EMULATED_CHIPS)
     devices = jax.devices("cpu")
-    if len(devices) < count:
+    if len(devices) < count:  # another library has started JAX
         raise DeviceError(f"JAX runs with {len(devices)} CPU device; expected {count}: open {info.name} first")
     return TpuDevice(info, Ranks.of(devices[:count]), emulation(), kept=kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from anychip_sdk.contract import Attention, Ops
+from anychip_sdk.contract import Allocator, Attention, Ops
 from anychip_sdk.kits.jax import JaxOps, Ranks
 from anychip_sdk.kits.jax.moe import Grouped
 from anychip_sdk.kits.jax.weights import Weight
@@ -22,7 +22,7 @@ class TpuOps(JaxOps):
     adopted: ClassVar[Mapping[str, str]] = {
         **{name: _XLA for name in vars(Ops) if not name.startswith("_")},
         **{f"attention.{name}": _XLA for name in vars(Attention) if not name.startswith("_")},
-        **{f"allocator.{name}": _XLA for name in ("memory", "free", "copy_pages")},
+        **{f"allocator.{name}": _XLA for name in vars(Allocator) if not name.startswith("_")},
     }
 
     _dense_rows = 256

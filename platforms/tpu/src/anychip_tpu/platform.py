@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 INSTALL_JAX = 'pip install "jax>=0.10,<0.11"'
 INSTALL_LIBTPU = 'pip install "jax[tpu]>=0.10,<0.11"'
-EMULATION = "the TPU's step on JAX's CPU backend: for development, and slow"
+EMULATION = "the TPU's step on JAX's CPU backend, for checking and not for speed"
 
 
 class TpuPlatform(Platform):
@@ -74,14 +74,14 @@ class EmulatedPlatform(Platform):
         if problem:
             return problem
         details = {"jax": metadata.version("jax"), "emulated": "yes"}
-        one = DeviceInfo(name="tpu-emulated:0", description=f"no TPU: {EMULATION}", details=details)
-        two = DeviceInfo(name="tpu-emulated:1", description=f"no two TPUs as one: {EMULATION}", details=details)
+        one = DeviceInfo(name="tpu-emulated:0", description=f"an emulated TPU: {EMULATION}", details=details)
+        two = DeviceInfo(name="tpu-emulated:1", description=f"two emulated TPUs as one: {EMULATION}", details=details)
         return Found((one, two))
 
     def open(self, index: int = 0, *, threads: int | None = None) -> TpuDevice:
         """threads are not used: JAX's CPU backend takes one for each core."""
         info = _info(self.probe(), index)
-        LOG.warning("%s is %s", info.name, EMULATION)
+        LOG.warning("%s is %s; every new shape of a step compiles for seconds", info.name, EMULATION)
         from anychip_sdk.kits.jax import Kept
 
         from anychip_tpu.device import open_emulated

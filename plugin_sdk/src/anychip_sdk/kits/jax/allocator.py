@@ -58,13 +58,19 @@ class JaxAllocator(Allocator):
         if size not in sizes:
             raise NotSupported(f"there are no pages of {size} tokens; use {', '.join(map(str, sizes))}")
         for group in spec.groups:
-            if group.kv_heads % self._ranks.size:
-                raise NotSupported(f"{self._ranks.size} chips do not divide {group.kv_heads} KV heads; use fewer chips")
+            self._refuse_uneven(group.kv_heads)
         if spec.dtype not in self._dtypes:
             raise NotSupported(f"no KV is kept in {spec.dtype}; use {', '.join(self._dtypes)}")
         self.most_seqs, self.most_pages = slots - 1, -(-max_len // size)
         padded = self._padded(spec, size)
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots, padded=padded)
+
+    def _refuse_uneven(self, heads: int) -> None:
+        """Raises NotSupported for KV heads that the chips do not divide, naming how many chips do."""
+        size = self._ranks.size
+        if heads % size:
+            fitting = [str(count) for count in range(1, size) if heads % count == 0]
+            raise NotSupported(f"{size} chips do not divide {heads} KV heads; use {' or '.join(fitting)}")
 
     def _padded(self, spec: KVSpec, size: int) -> tuple[int, ...]:
         """`KVLayout.padded` of pages of `size` tokens."""
