@@ -83,11 +83,12 @@ def in_8_bits(cache: np.ndarray, kept: str) -> ScaledPages:
 
 class AttentionCase:
     """steps: (computed, new) of each sequence, decodes first. The caches of both kits hold the same values. pad: tokens
-    and sequences of padding. kept: what KV is kept in, if it is 8 bits; vectors then differ in magnitude."""
+    and sequences of padding. kept: what KV is kept in, if it is 8 bits; vectors then differ in magnitude. sinks: one of
+    each query head, or None."""
 
     def __init__(
         self, device, steps, spec, *, H=4, K=2, Dv=None, size=4, dtype="float32", seed=0, pad=(0, 0), decode=False,
-        kept=None,
+        kept=None, sinks=None,
     ):  # fmt: skip
         self.device, self.dtype, self.kept, self.layer = device, dtype, kept, Layer(spec, 1)
         D, Dv = spec.head_dim, Dv or spec.head_dim
@@ -109,6 +110,9 @@ class AttentionCase:
         for cache in self.oracle[0]:
             cache[:, 0] = 0
         self.take(self.oracle[0])
+        self.sinks = (None, None)
+        if sinks is not None:
+            self.sinks = both(device, WeightSpec((("sinks",),), "vector"), {"sinks": sinks}, "float32")
 
     def take(self, caches):
         """Ours are [layers, pages, K, size, D]. In 8 bits the oracle sees what they give back."""
@@ -121,13 +125,21 @@ class AttentionCase:
 
     def run(self):
         def attend(batch, q, kv):
-            return self.device.ops.attention.attend(q, kv, batch, self.layer)
+            return attended(self.device, q, kv, batch, self.layer, self.sinks[0])
 
         return np.asarray(traced(self.device, self.key, attend)(words_of(self.host), self.q, self.kv))
 
     def check(self):
-        wanted = ORACLE.ops.attention.attend(wide(self.q), self.oracle, self.host, self.layer)
+        wanted = attended(ORACLE, wide(self.q), self.oracle, self.host, self.layer, self.sinks[1])
         got = self.run()
         # probabilities are rounded to the dtype
         close(got, wanted, self.dtype, terms=200)
         return got
+
+
+def attended(device: Any, q: Any, kv: Any, batch: Batch, layer: Layer, sinks: Any) -> Any:
+    """sinks: a handle, or None."""
+    attention = device.ops.attention
+    if sinks is None:
+        return attention.attend(q, kv, batch, layer)
+    return attention.attend_with_sinks(q, kv, batch, layer, sinks)

@@ -42,6 +42,15 @@ def test_decodes_alone_and_padding(name):
     assert not case.check()[-9:].any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["plain", "softcap and window"])
+def test_sinks(name, dtype):
+    """Far below every score, among them, and above; once, however many blocks a tile walks over."""
+    sinks = [-40, 0.5, 2, 9]
+    Case(DECODES[:3] + PREFILLS, SPECS[name], dtype=dtype, sinks=sinks).check()
+    Case([*DECODES, (300, 1)], SPECS[name], dtype=dtype, sinks=sinks, decode=True, pad=(1, 1)).check()
+
+
 @pytest.mark.parametrize("kept", SCALED_KV)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["plain", "softcap and window"])

@@ -172,7 +172,7 @@ def test_no_op_is_on_a_fallback():
     opened = EmulatedPlatform().open()
     refuse_fallbacks(op_table(opened), opened.info.name)
     own = {entry.op for entry in op_table(opened) if entry.reason == "the platform's own"}
-    assert own >= {"attention.write", "attention.attend", "allocator.layout"}
+    assert own >= {"attention.write", "attention.attend", "attention.attend_with_sinks", "allocator.layout"}
     opened.close()
 
 

@@ -59,6 +59,15 @@ def test_ragged_batches(kind, dtype):
     Case(DECODES[:3] + PREFILLS, SPECS[kind], dtype=dtype).check()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["plain", "softcap and window"])
+def test_sinks(kind, dtype):
+    """Far below every score, among them, and above; once, however many blocks a tile walks over."""
+    sinks = [-40, 0.5, 2, 9]
+    Case(DECODES[:3] + PREFILLS, SPECS[kind], dtype=dtype, sinks=sinks).check()
+    Case([(700, 1), *DECODES], SPECS[kind], dtype=dtype, sinks=sinks, decode=True, pad=(2, 2)).check()
+
+
 @pytest.mark.parametrize("kept", SCALED_KV)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_8_bits(dtype, kept):

@@ -13,6 +13,7 @@ from anychip_sdk.kits.jax.allocator import KV
 from anychip_sdk.kits.jax.ranks import AXIS
 from anychip_sdk.kits.jax.scaled import Pages, cells
 from anychip_sdk.kits.jax.tiles import cut
+from anychip_sdk.kits.jax.weights import Weight
 from jax import Array
 from jax.sharding import PartitionSpec
 
@@ -24,6 +25,8 @@ ROWS = 32
 """Tokens of a tile. Each of its KV heads multiplies these, times the query heads that share it, at once."""
 _HEADS = PartitionSpec(None, AXIS)
 """[T, heads, D]"""
+_SINKS = PartitionSpec(AXIS)
+"""[heads]"""
 _CACHE = PartitionSpec(None, None, AXIS)
 """[layers, pages, heads, page_size, D], or [layers, pages, heads, 1, lanes]"""
 
@@ -55,23 +58,29 @@ class TpuAttention(JaxAttention):
         return (*kv[:group], caches, *kv[group + 1 :])
 
     def attend(self, q: Array, kv: KV, batch: Batch, layer: Layer) -> Array:
+        return self._attend(q, kv, batch, layer, None)
+
+    def attend_with_sinks(self, q: Array, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> Array:
+        return self._attend(q, kv, batch, layer, sinks.array)
+
+    def _attend(self, q: Array, kv: KV, batch: Batch, layer: Layer, sinks: Array | None) -> Array:
         spec, tiles = layer.attention, batch.plan["tiles"]
         table = batch.page_table[spec.group]
 
-        def mine(q: Array, keys: Pages, values: Pages, place: Array, *arrays: Array) -> Array:
+        def mine(sinks: Array | None, q: Array, keys: Pages, values: Pages, place: Array, *arrays: Array) -> Array:
             (T, H, D), (K, _, wide) = q.shape, cells(keys).shape[2:]
             seq, position, count, pages, tokens, tile, row = arrays
             heads = _pad(q, wide)[tokens]  # [N, Q, H, D]
             N, Q = tokens.shape
             rows = heads.reshape(N, Q, K, H // K, -1).swapaxes(1, 2).reshape(N, K, Q * H // K, -1)
             work = Work(seq, position, count, pages, table.shape[1])
-            out = attend(rows, keys, values, place, work, spec, H // K, self._interpret)
+            out = attend(rows, keys, values, place, work, spec, H // K, sinks, self._interpret)
             return out.reshape(N, K, Q, H // K, -1).swapaxes(1, 2)[tile, row].reshape(T, H, -1)[..., :D]
 
-        run = self._on_each(mine, (_HEADS, _CACHE, _CACHE), 8, _HEADS)
+        run = self._on_each(mine, (_SINKS, _HEADS, _CACHE, _CACHE), 8, _HEADS)
         first = tiles.positions[:, 0]
         plan = (tiles.seq, first, tiles.count, table.reshape(-1), tiles.tokens, tiles.tile, tiles.row)
-        out = run(q, *kv[spec.group], _scalar(layer.kv_index), *plan)  # [T, H, D]
+        out = run(sinks, q, *kv[spec.group], _scalar(layer.kv_index), *plan)  # [T, H, D]
         return jnp.where(tiles.real[:, None], out.reshape(len(q), -1), 0)
 
     def _on_each(self, body: Callable[..., Any], split: tuple[Any, ...], whole: int, out: Any) -> Callable[..., Any]:

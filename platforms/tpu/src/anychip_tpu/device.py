@@ -25,6 +25,7 @@ CAPABILITIES = Capabilities(
     page_sizes=PAGE_SIZES,
     sliding_window=True,
     softcap=True,
+    sinks=True,
     moe=True,
     device_feedback=True,
     asynchronous=True,

@@ -65,12 +65,14 @@ def attend(
     work: Work,
     spec: AttentionSpec,
     group: int,
+    sinks: Array | None = None,
     interpret: Interpret = False,
 ) -> Array:
     """q: [N, K, R, D], R = rows of a tile times `group`, a token's rows side by side. keys, values:
     [layers, pages, K, page_size, D or Dv], in 8 bits with scales [layers, pages, K, 1, LANES], which are folded into
-    scores and probabilities; `layer`: int or traced scalar. -> [N, K, R, Dv], q's dtype; what tiles with a count of 0
-    give is arbitrary. An online softmax over blocks of pages (FlashAttention, arXiv:2205.14135)."""
+    scores and probabilities; `layer`: int or traced scalar; sinks: [H] float32, one more score of each query head.
+    -> [N, K, R, Dv], q's dtype; what tiles with a count of 0 give is arbitrary. An online softmax over blocks of pages
+    (FlashAttention, arXiv:2205.14135)."""
     N, K, R, D = q.shape
     size, Dv = cells(keys).shape[3], cells(values).shape[4]
     shape = Shape(group, size, _pages_of_block(keys, values, work.columns), work.columns, spec)
@@ -79,6 +81,8 @@ def attend(
     def tile(n: Array, *_: Any) -> tuple[Array, int, int, int]:
         return n, 0, 0, 0
 
+    rows = () if sinks is None else (_of_rows(sinks, K, R, group),)
+    in_vmem = tuple(pl.BlockSpec(each.shape, lambda *_: (0, 0, 0)) for each in rows)
     in_hbm = jax.tree.map(lambda _: pl.BlockSpec(memory_space=pltpu.HBM), (keys, values))
     arrays = len(jax.tree.leaves((keys, values)))
     return pl.pallas_call(
@@ -87,7 +91,7 @@ def attend(
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(N,),
-            in_specs=[pl.BlockSpec((1, K, R, D), tile), *in_hbm],
+            in_specs=[in_vmem, pl.BlockSpec((1, K, R, D), tile), *in_hbm],
             out_specs=pl.BlockSpec((1, K, R, Dv), tile),
             scratch_shapes=[
                 _buffer(shape, keys),
@@ -102,7 +106,13 @@ def attend(
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=2**26),
         interpret=interpret,
         name="ragged_paged_attention",
-    )(*scalars, q, keys, values)
+    )(*scalars, rows, q, keys, values)
+
+
+def _of_rows(sinks: Array, heads: int, rows: int, group: int) -> Array:
+    """[H] -> [K, R, 1]: what each row of a tile starts with."""
+    each = jnp.broadcast_to(sinks.reshape(heads, 1, group), (heads, rows // group, group))
+    return jnp.maximum(each, LOWEST).reshape(heads, rows, 1)
 
 
 def _buffer(shape: Shape, pages: Pages) -> Any:
@@ -123,7 +133,7 @@ def _pages_of_block(keys: Pages, values: Pages, columns: int) -> int:
 def _kernel(
     shape: Shape,
     layer: Any, seq: Any, position: Any, count: Any, table: Any,
-    q_ref: Any, keys: Any, values: Any, out_ref: Any,
+    sinks: Any, q_ref: Any, keys: Any, values: Any, out_ref: Any,
     k_buffer: Any, v_buffer: Any, arrived: Any, parity: Any, largest: Any, total: Any, out: Any,
 ) -> None:  # fmt: skip
     """One tile. `parity`: which of the two buffers its first block is in, or on its way to."""
@@ -141,8 +151,9 @@ def _kernel(
         first, last = pages.span(n)
         blocks = pl.cdiv(last - first, shape.pages)
         follower = jnp.minimum(n + 1, pl.num_programs(0) - 1)
-        largest[...] = jnp.full_like(largest, LOWEST)
-        total[...] = jnp.zeros_like(total)
+        # A sink is there before any place is seen, and its weight is exp(0).
+        largest[...] = sinks[0][...] if sinks else jnp.full_like(largest, LOWEST)
+        total[...] = jnp.ones_like(total) if sinks else jnp.zeros_like(total)
         out[...] = jnp.zeros_like(out)
 
         def step(block: Any, slot: Any) -> Any:

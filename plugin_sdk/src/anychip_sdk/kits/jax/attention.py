@@ -40,12 +40,20 @@ class JaxAttention(Attention):
         return (*kv[:group], (keys, values), *kv[group + 1 :])
 
     def attend(self, q: Array, kv: KV, batch: Batch, layer: Layer) -> Array:
+        return self._attend(q, kv, batch, layer, None)
+
+    def attend_with_sinks(self, q: Array, kv: KV, batch: Batch, layer: Layer, sinks: Weight) -> Array:
+        return self._attend(q, kv, batch, layer, sinks.array)
+
+    def _attend(self, q: Array, kv: KV, batch: Batch, layer: Layer, sinks: Array | None) -> Array:
+        """sinks: [H] float32"""
         spec, tiles = layer.attention, batch.plan["tiles"]
         keys, values = kv[spec.group]
         T, H, D = q.shape
         K = cells(keys).shape[2]
         heads = q[tiles.tokens].reshape(*tiles.tokens.shape, K, H // K, D)  # [N, Q, K, G, D]
-        out = _walk(heads, keys, values, batch.page_table[spec.group], tiles, layer)  # [N, Q, K, G, Dv]
+        each = None if sinks is None else sinks.reshape(K, H // K, 1)
+        out = _walk(heads, keys, values, batch.page_table[spec.group], tiles, layer, each)  # [N, Q, K, G, Dv]
         mine = out[tiles.tile, tiles.row].reshape(T, -1)
         return jnp.where(tiles.real[:, None], mine, 0).astype(q.dtype)
 
@@ -74,8 +82,9 @@ class JaxAttention(Attention):
         return q, self.write(k, v, kv, batch, layer)
 
 
-def _walk(q: Array, keys: Pages, values: Pages, table: Array, tiles: Tiles, layer: Layer) -> Array:
-    """q: [N, Q, K, G, D]; keys, values: [layers, pages, K, page_size, D]; table: [B, P] -> [N, Q, K, G, Dv] float32."""
+def _walk(q: Array, keys: Pages, values: Pages, table: Array, tiles: Tiles, layer: Layer, sinks: Array | None) -> Array:
+    """q: [N, Q, K, G, D]; keys, values: [layers, pages, K, page_size, D]; table: [B, P]; sinks: [K, G, 1]
+    -> [N, Q, K, G, Dv] float32."""
     spec, size = layer.attention, cells(keys).shape[3]
     N, Q, K, G, _ = q.shape
     columns = min(max(1, BLOCK // size), table.shape[1])
@@ -99,12 +108,16 @@ def _walk(q: Array, keys: Pages, values: Pages, table: Array, tiles: Tiles, laye
             seen &= place[:, None, :] > tiles.positions[:, :, None] - spec.window
         return _accumulate(q, k, v, seen[:, :, None, None, :], spec, carry)
 
-    rows = (N, Q, K, G, 1)
-    zeros = jnp.zeros((*rows[:-1], cells(values).shape[-1]), jnp.float32)
-    _, total, out = lax.fori_loop(
-        0, blocks, block, (jnp.full(rows, LOWEST, jnp.float32), jnp.zeros(rows, jnp.float32), zeros)
-    )
+    zeros = jnp.zeros((N, Q, K, G, cells(values).shape[-1]), jnp.float32)
+    _, total, out = lax.fori_loop(0, blocks, block, (*_start((N, Q, K, G, 1), sinks), zeros))
     return out / jnp.where(total == 0, 1, total)
+
+
+def _start(rows: tuple[int, ...], sinks: Array | None) -> tuple[Array, Array]:
+    """The largest score and the sum of weights before any place is seen: none, or a sink's, whose weight is exp(0)."""
+    if sinks is None:
+        return jnp.full(rows, LOWEST, jnp.float32), jnp.zeros(rows, jnp.float32)
+    return jnp.broadcast_to(jnp.maximum(sinks, LOWEST), rows), jnp.ones(rows, jnp.float32)
 
 
 def _pages(cache: Pages, layer: Layer, pages: Array, dtype: Any) -> Array:
