@@ -70,11 +70,13 @@ clean:
 
 # The constraints keep torch at a version whose CPU build is small to fetch; users may take any torch >= 2.8.
 $(VENV)/.run: $(SOURCES)
+	@echo "installing anychip and torch into $(VENV); this takes a minute or more, the first time" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e . -e platforms/cpu
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	@echo "installing what the tests need into $(VENV)" >&2
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
 	@touch $@

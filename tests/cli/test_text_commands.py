@@ -85,7 +85,7 @@ def test_sampling_options_reach_the_model(capsys):
         ("--device numpy:1", "there is no device numpy:1; numpy has 1: numpy"),
         ("--dtype int3", "dtype is 'int3'; expected one of auto, float32, bfloat16, float16, float64"),
         ("--dtype bfloat16", "numpy has no weights in bfloat16; it has float32, float64: choose one of these, or auto"),
-        ("--page-size 17", "numpy cannot keep this KV cache: numpy has no pages of 17 tokens; use a power of two"),
+        ("--page-size 17", "numpy cannot keep this KV cache: there are no pages of 17 tokens; use 1, 2, 4, 8, 16"),
         ("--max-model-len 9999", "max_model_len is 9999, but demo was made for 1024 tokens; ask for at most 1024"),
         ("--max-num-seqs 0", "max_num_seqs is 0; expected a whole number >= 1"),
         ("--max-num-seqs 9999999", "demo needs 13.0 MiB for weights and "),

@@ -144,7 +144,7 @@ def test_claims(monkeypatch, tmp_path):
     assert device.allocator.default_page_size in claims.page_sizes
     assert (claims.moe, claims.softcap, claims.sinks, claims.sliding_window, claims.device_feedback) == (True,) * 5
     assert (claims.batch_invariant, claims.max_world_size, claims.asynchronous) == (False, 1, True)
-    assert not [entry.op for entry in op_table(device) if entry.fallback]
+    assert not [entry.op for entry in op_table(device) if entry.reference]
     device.close()
 
 

@@ -140,7 +140,7 @@ def test_what_open_refuses_and_what_it_opens(machine, monkeypatch, tmp_path):
     assert device.capabilities.weight_dtypes[0] == "bfloat16"
     assert device.capabilities.sinks
     assert "hipBLASLt" in device.ops.adopted["linear"]
-    assert not [entry.op for entry in op_table(device) if entry.fallback]
+    assert not [entry.op for entry in op_table(device) if entry.reference]
 
 
 def test_every_architecture_has_tiles():

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from anychip_sdk.contract import Bucket, DeviceError, Found, OutOfMemory, Sampled, StepKey, view, words
-from anychip_sdk.kits.numpy import NumpyDevice
+from anychip_sdk.contract import (
+    Bucket,
+    DeviceError,
+    DeviceInfo,
+    Found,
+    KVSpec,
+    NotSupported,
+    OutOfMemory,
+    Paged,
+    Sampled,
+    StepKey,
+    WeightSpec,
+    view,
+    words,
+)
+from anychip_sdk.kits.numpy import CAPABILITIES, NumpyDevice
 from anychip_sdk.kits.numpy.platform import NumpyPlatform
 from anychip_sdk.kits.numpy.plugin import anychip_platform
 
@@ -44,6 +60,21 @@ def test_claims(device):
     assert claims.page_sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256)
     assert (claims.moe, claims.softcap, claims.sliding_window, claims.device_feedback) == (True,) * 4
     assert not claims.batch_invariant  # a BLAS may choose another kernel for another number of rows
+
+
+def test_a_vendor_claims_less_than_the_kit_has():
+    claims = replace(CAPABILITIES, weight_dtypes=("float32",), kv_dtypes=("float32",), page_sizes=(32, 64))
+    device = NumpyDevice(DeviceInfo(name="mine", description="planted", details={}), claims)
+    assert device.capabilities is claims
+    spec = KVSpec((Paged(layers=1, kv_heads=1, k_dim=2, v_dim=2),), "float32")
+    asked = {"budget": 10**6, "max_len": 64, "slots": 2}
+    assert device.allocator.layout(spec, page_size=None, **asked).page_size == 32
+    with pytest.raises(NotSupported, match="there are no pages of 16 tokens; use 32, 64"):
+        device.allocator.layout(spec, page_size=16, **asked)
+    with pytest.raises(NotSupported, match="there is no KV in int8; use float32"):
+        device.allocator.layout(replace(spec, dtype="int8"), page_size=None, **asked)
+    with pytest.raises(NotSupported, match="mine does not compute in float64; use float32"):
+        device.pack(WeightSpec((("w",),), "linear"), lambda name, index=(): None, {"w": (2, 2)}, "float64")
 
 
 def test_a_state_and_a_buffer_are_zero_and_new(device):

@@ -212,16 +212,47 @@ def _start(model):
     return list(tokens(model))
 
 
-def test_what_a_dead_process_left_is_removed(cache, tmp_path):
-    folder = cache / "weights"
-    folder.mkdir(parents=True)
-    (folder / "gone.part").write_bytes(b"half")
-    (folder / "old.packed").write_bytes(b"old")
-    (folder / "new.packed").write_bytes(b"new")
-    os.utime(folder / "old.packed", (0, 0))
-    found = weight_cache.WeightCache(folder / "x.packed", {"model": "x", "form": ""}, lambda: "x")
+def plant(cache, name, model="m", form="float32, build", used=None):
+    """A whole file, used at that time."""
+    path = cache / "weights" / f"{name}.packed"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = Writer.begin(path)
+    writer.add(StoredWeight(None, (np.zeros(2**20, np.uint8),)))
+    writer.finish(path, {"model": model, "form": form})
+    if used is not None:
+        os.utime(path, (used, path.stat().st_mtime))
+
+
+def left_beside(cache, model, form):
+    """What stays when this model is written in this form."""
+    found = weight_cache.WeightCache(cache / "weights" / "x.packed", {"model": model, "form": form}, lambda: "x")
     with found.writing(0):
-        assert [path.name for path in files(cache)] == ["new.packed", "x.part"]
+        return [path.name for path in files(cache) if path.name != "x.part"]
+
+
+def test_what_a_dead_process_left_is_removed_and_what_nobody_reads_or_uses(cache):
+    plant(cache, "old", used=0)
+    plant(cache, "new")
+    (cache / "weights/gone.part").write_bytes(b"half")
+    (cache / "weights/odd.packed").write_bytes(b"of another version")
+    assert left_beside(cache, "other", "float32, build") == ["new.packed"]
+
+
+def test_of_older_builds_the_last_two_stay(cache):
+    now = time.time()
+    for age in range(1, 6):
+        plant(cache, f"build{age}", form=f"float32, cpu build{age} avx2", used=now - age * 3600)
+    plant(cache, "whole", form="float32 int8, cpu build9 avx2", used=now - 9 * 3600)
+    plant(cache, "other", model="another", form="float32, cpu build5 avx2", used=now - 9 * 3600)
+    expected = ["build1.packed", "build2.packed", "other.packed", "whole.packed"]
+    assert left_beside(cache, "m", "float32, cpu build0 avx2") == expected
+    assert left_beside(cache, "m", "float32, cpu build2 avx2") == expected
+
+
+def test_to_look_is_not_to_use(cache):
+    plant(cache, "old", used=10**9)
+    assert [entry.used for _ in range(2) for entry in weight_cache.entries()] == [10**9] * 2
+    assert packed_file.read_about(cache / "weights/old.packed")["model"] == "m"
 
 
 def test_a_file_gives_back_what_was_put_in(tmp_path):
@@ -287,20 +318,21 @@ def test_where_it_lies(monkeypatch, variables, expected):
 
 
 def test_the_command_lists_and_clears(cache, capsys):
-    for name in ("one", "two"):
-        found = weight_cache.WeightCache(
-            cache / f"weights/{name}-key.packed", {"model": name, "form": "float32"}, lambda: "key"
-        )
-        with found.writing(0) as shelf:
-            shelf.add(StoredWeight(None, (np.zeros(2**20, np.uint8),)))
     assert main(["cache"]) == 0
-    listed = capsys.readouterr().out
-    assert f"packed weights in {cache}" in listed
-    assert "used today" in listed
+    nothing = "none yet; models with less than 32.0 MiB of weights are packed at each start"
+    assert capsys.readouterr().out.splitlines() == [f"packed weights in {cache}", nothing]
+    for name in ("one", "two"):
+        plant(cache, f"{name}-key", model=name)
+    assert main(["cache"]) == 0
+    first, *rows, last = capsys.readouterr().out.splitlines()
+    assert first == f"packed weights in {cache}"
+    assert [row.split()[0] for row in rows] == ["two", "one"]
+    assert all("used today" in row and row.endswith("float32, build") for row in rows)
+    assert last == "2 files, 2.0 MiB; what is not used for 30 days goes when another model is written"
     assert main(["cache", "clear", "three"]) == 1
     assert "nothing is kept of 'three'; there is: one, two" in capsys.readouterr().err
     assert main(["cache", "clear", "one"]) == 0
-    assert "removed 1 files, 1.0 MiB" in capsys.readouterr().out
+    assert "removed 1 file, 1.0 MiB" in capsys.readouterr().out
     assert [path.name for path in files(cache)] == ["two-key.packed"]
     assert main(["cache", "clear"]) == 0
     assert files(cache) == []

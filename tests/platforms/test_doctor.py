@@ -36,14 +36,14 @@ def test_it_has_every_part(capfd):
     assert 0 < found["model cache"]["free"] <= found["model cache"]["total"]
 
 
-def test_every_device_tells_its_memory_and_what_runs_on_a_fallback(capfd):
+def test_every_device_tells_its_memory_and_what_runs_on_reference_code(capfd):
     for name, found in platforms(capfd).items():
         assert found["state"] == "found"
         (device,) = found["devices"]
         assert device["name"] == name
         assert 0 < device["memory"]["free"] <= device["memory"]["total"]
         assert "float32" in device["weights in"]
-        assert (device["problem"], device["fallbacks"]) == ("", [])
+        assert (device["problem"], device["reference ops"]) == ("", [])
 
 
 def test_the_text_says_the_same(capfd):
@@ -54,7 +54,7 @@ def test_the_text_says_the_same(capfd):
     for title in ("versions", "system"):
         assert {tuple(line.split(maxsplit=1)) for line in lines} >= set(found[title].items())
     assert any(line.startswith("  cpu  ") and " found  (anychip-cpu " in line for line in lines)
-    assert "      ops on a reference fallback: none" in lines
+    assert "      ops on reference code: none" in lines
     assert lines[-1].startswith(f"  {found['model cache']['path']}: ")
 
 
@@ -88,7 +88,7 @@ def test_versions_come_from_what_the_platforms_need(install, capfd, tmp_path):
     assert not {"never", "extra-thing", "!!"} & versions.keys()
 
 
-def test_fallbacks_are_listed(capfd, tmp_path, monkeypatch):
+def test_reference_code_is_listed(capfd, tmp_path, monkeypatch):
     root = write_plugin("plain", "numpy", "ops", tmp_path).root
     monkeypatch.syspath_prepend(root / "src")
     info = tmp_path / "site/anychip_plain-0.1.0.dist-info"
@@ -97,7 +97,7 @@ def test_fallbacks_are_listed(capfd, tmp_path, monkeypatch):
     (info / "entry_points.txt").write_text("[anychip.platforms]\nplain = anychip_plain.plugin\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     (device,) = platforms(capfd)["plain"]["devices"]
-    assert {"linear", "attention.attend", "allocator.layout"} <= set(device["fallbacks"])
+    assert {"linear", "attention.attend", "allocator.layout"} <= set(device["reference ops"])
 
 
 @pytest.mark.parametrize("text", ["", "processor\t: 0\nmodel name\t: Some Chip\n"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import checkpoints
 import pytest
 from anychip import LLM, SamplingParams
-from anychip.platforms.op_table import op_table, refuse_fallbacks
+from anychip.platforms.op_table import op_table, refuse_reference
 from anychip_sdk.contract import DeviceInfo, NotSupported, Sampled
 from anychip_sdk.kits.numpy import NumpyDevice, NumpyOps
 from whole_steps import WholeSteps
@@ -69,7 +69,7 @@ def test_the_host_samples_what_the_device_would(install, monkeypatch, checkpoint
 def test_the_table_and_strict_say_so():
     table = op_table(LogitsDevice())
     (entry,) = [entry for entry in table if entry.op == "sample"]
-    assert entry.reason == "fallback: on the host, the device declares no sampling"
-    assert "sample" in [e.op for e in table if e.fallback]
-    with pytest.raises(Exception, match=r"--strict: logits runs .*sample.* on a reference fallback"):
-        refuse_fallbacks(table, "logits")
+    assert entry.reason == "reference code on the host: the device declares no sampling"
+    assert "sample" in [e.op for e in table if e.reference]
+    with pytest.raises(Exception, match=r"--strict: logits runs .*sample.* on reference code"):
+        refuse_reference(table, "logits")

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 from anychip import LLM, PlatformError, SamplingParams
-from anychip.platforms.op_table import OpEntry, op_table, refuse_fallbacks
+from anychip.platforms.op_table import OpEntry, op_table, refuse_reference
 from anychip.platforms.selection import choose, open_device
 from anychip_sdk.contract import Allocator, Attention, Device, DeviceInfo, Ops
 from anychip_sdk.kits.numpy import NumpyAttention, NumpyDevice, NumpyOps
@@ -42,9 +42,9 @@ def test_every_op_of_the_contract_has_an_entry(name):
     table = entries(device)
     for prefix, contract in (("", Ops), ("attention.", Attention), ("allocator.", Allocator)):
         assert {prefix + n for n, m in vars(contract).items() if callable(m) and n[0] != "_"} <= set(table)
-    assert not any(entry.fallback for entry in table.values())
+    assert not any(entry.reference for entry in table.values())
     assert all(entry.provider and entry.reason and entry.dtype == "float32" for entry in table.values())
-    refuse_fallbacks(op_table(device), name)
+    refuse_reference(op_table(device), name)
     device.close()
 
 
@@ -54,10 +54,10 @@ def test_each_entry_says_who_provides_it_and_why():
     assert table["linear"].reason == "the platform's own"
     assert table["rms_norm"].reason == "as fast as ours"
     assert table["rms_norm"].provider.endswith("anychip_sdk.kits.numpy.ops.NumpyOps")
-    assert table["embedding"].reason == "fallback: the platform has none"
+    assert table["embedding"].reason == "reference code: the platform has none"
     assert table["attention.run"].reason == "the contract's default, made of other ops"
     assert table["attention.attend"].reason == "the platform's own"
-    assert [table[op].fallback for op in ("linear", "rms_norm", "embedding", "attention.run")] == [
+    assert [table[op].reference for op in ("linear", "rms_norm", "embedding", "attention.run")] == [
         False,
         False,
         True,
@@ -71,13 +71,13 @@ def test_an_op_of_a_provider_names_the_library():
     table = entries(device)
     for op, provider in device.ops.provided.items():
         assert (table[op].provider, table[op].reason) == (provider, "asked for as a provider")
-        assert not table[op].fallback
-    assert table["take"].fallback
+        assert not table[op].reference
+    assert table["take"].reference
 
 
-def test_strict_names_the_fallbacks():
+def test_strict_names_the_reference_code():
     with pytest.raises(PlatformError) as caught:
-        refuse_fallbacks(op_table(MyDevice()), "mine")
+        refuse_reference(op_table(MyDevice()), "mine")
     message = str(caught.value)
     assert message.startswith("--strict: mine runs embedding, ")
     assert "attention.write" in message

@@ -172,7 +172,7 @@ def test_asked_for_it_is_named_op_by_op(ipex):
     assert table["linear"].provider.count("float16") == 2  # and bfloat16, whoever multiplies in them
     assert table["attention.attend"].provider.startswith(f"{MODULE} 2.8.0: single_query_cached_kv_attention")
     assert table["sample"].reason == "torch's own kernels (oneDNN)"
-    assert not any(entry.fallback for entry in table.values())
+    assert not any(entry.reference for entry in table.values())
     assert set(device.ops.provided) <= set(table)
     device.close()
 

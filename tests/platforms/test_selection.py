@@ -19,7 +19,7 @@ def refusal(device: str) -> str:
 
 def test_auto_takes_the_highest_rank_that_is_found(install):
     assert choose("auto").info.name == "cpu"
-    assert choose("auto").reason == "cpu has the highest rank of what is here"
+    assert choose("auto").reason == "cpu is the first choice of what is here"
     install("slow", 5)
     assert choose("auto").info.name == "cpu"
     install("fast", 50)
@@ -32,7 +32,7 @@ def test_auto_passes_over_what_is_absent_and_says_so(install):
     choice = choose("auto")
     assert choice.info.name == "cpu"
     assert choice.reason == (
-        "away is absent: no such card; bare has 0 devices; cpu has the highest rank of what is here"
+        "away is absent: no such card; bare has 0 devices; cpu is the first choice of what is here"
     )
 
 

@@ -99,7 +99,7 @@ def test_it_is_found_and_says_where_its_ops_come_from(install, capfd, framework,
     mine = out.partition(f"{name} on reference ops")[2].partition("\nnumpy  ")[0]
     op = "step.run" if kind == "step" else "attention.attend"
     (line,) = [line for line in mine.splitlines() if line.split()[0] == op]
-    assert line.endswith(": fallback: the platform has none")
+    assert line.endswith(": reference code: the platform has none")
 
 
 @pytest.mark.parametrize(("framework", "kind"), RUNNABLE)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from anychip.errors import RequestError
+from anychip.sizes import gib
+
+if TYPE_CHECKING:
+    from anychip.loading.weight_cache import Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from anychip.loading import weight_cache
-    from anychip.sizes import gib
 
     if options.models and options.what == "list":
         raise RequestError(f"cache list takes no names, got {options.models[0]!r}; leave them out")
@@ -27,12 +32,24 @@ def run(options: argparse.Namespace) -> None:
         chosen = [entry for entry in found if not options.models or entry.model in options.models]
         for entry in chosen:
             entry.path.unlink(missing_ok=True)
-        print(f"removed {len(chosen)} files, {gib(sum(entry.nbytes for entry in chosen))}")
+        print(f"removed {_count(chosen)}")
         return
     place = weight_cache.folder()
-    print(f"packed weights in {place}" if place else f"nothing is kept: {weight_cache.PLACE} is off")
+    if place is None:
+        print(f"nothing is kept: {weight_cache.PLACE} is off, or no home directory is known")
+        return
+    print(f"packed weights in {place}")
     for entry in found:
-        print(f"{entry.model:32} {gib(entry.nbytes):>10}  {_ago(entry.used):>12}  {entry.form}")
+        form = entry.form or "cannot be read: damaged, or of another version"
+        print(f"{entry.model:32} {gib(entry.nbytes):>10}  {_ago(entry.used):>12}  {form}")
+    if found:
+        print(f"{_count(found)}; what is not used for {weight_cache.KEPT_DAYS} days goes when another model is written")
+    else:
+        print(f"none yet; models with less than {gib(weight_cache.LEAST)} of weights are packed at each start")
+
+
+def _count(entries: Sequence[Entry]) -> str:
+    return f"{len(entries)} {'file' if len(entries) == 1 else 'files'}, {gib(sum(e.nbytes for e in entries))}"
 
 
 def _ago(then: float) -> str:

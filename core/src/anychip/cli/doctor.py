@@ -43,7 +43,7 @@ def _device(device: dict[str, Any]) -> Iterator[str]:
         return
     yield f"  memory: {_room(device['memory'])}"
     yield f"  weights in: {', '.join(device['weights in'])}"
-    yield f"  ops on a reference fallback: {', '.join(device['fallbacks']) or 'none'}"
+    yield f"  ops on reference code: {', '.join(device['reference ops']) or 'none'}"
 
 
 def _room(sizes: dict[str, int]) -> str:

@@ -18,7 +18,7 @@ from anychip.loading.chat_template import ChatTemplate
 from anychip.loading.checkpoint import Checkpoint, open_checkpoint
 from anychip.loading.tokenizer import Tokenizer
 from anychip.models.registry import family
-from anychip.platforms.op_table import op_table, refuse_fallbacks
+from anychip.platforms.op_table import op_table, refuse_reference
 from anychip.platforms.selection import Choice, choose, open_device
 from anychip.progress import Progress
 from anychip.runner.executor import Executor, OpsExecutor, StepExecutor
@@ -85,9 +85,9 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
 
 
 def refuse_if_strict(device: Device | StepPlugin, options: EngineOptions) -> None:
-    """With `strict`: raises PlatformError if an op runs on a fallback. A step plugin owns its graph and has none."""
+    """With `strict`: raises PlatformError where an op runs on reference code. A step plugin owns its graph."""
     if options.strict and isinstance(device, Device):
-        refuse_fallbacks(op_table(device), device.info.name)
+        refuse_reference(op_table(device), device.info.name)
 
 
 def _load(

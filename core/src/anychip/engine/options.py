@@ -66,7 +66,7 @@ class EngineOptions(Named):
     weight_cache: bool = True
     """keep packed weights on disk for the next start, where the device can"""
     strict: bool = False
-    """refuse to start when an op runs on a fallback"""
+    """refuse to start where an op would run on reference code, which is slow"""
 
     def __post_init__(self) -> None:
         self._require("device", isinstance(self.device, str), "auto, NAME or NAME:INDEX")

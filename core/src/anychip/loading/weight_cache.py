@@ -30,6 +30,9 @@ LEAST: Final = 32 * 2**20
 """Bytes of weights below which nothing is kept: they are packed as quickly as a file is looked up."""
 KEPT_DAYS: Final = 30
 """A file that no start has used for so long goes when another one is written."""
+KEPT_FORMS: Final = 3
+"""Of one model in one format the files of so many builds and machines stay, those that were used last: every build of a
+device's code lays weights out for itself, and machines with different processors may share a home."""
 SUFFIX: Final = ".packed"
 
 
@@ -50,7 +53,8 @@ def folder() -> Path | None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of packed weights. `used`: seconds since 1970."""
+    """A file of packed weights. `form`: the numbers' format, and behind a comma `Device.stored_form`; empty of a file
+    that nobody can read. `used`: seconds since 1970."""
 
     path: Path
     model: str
@@ -60,16 +64,21 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Every file, the one used last first. One that is damaged has the model `damaged`."""
+    """Every file, the one used last first. One that is damaged, or of an older anychip, has the model `damaged`."""
     root = folder()
+    return [] if root is None else _entries(root / "weights")
+
+
+def _entries(directory: Path) -> list[Entry]:
     found = []
-    for path in [] if root is None else sorted((root / "weights").glob(f"*{SUFFIX}")):
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
         with suppress(OSError):
             state = path.stat()
             try:
                 about = read_about(path)
             except Damaged:
                 about = {"model": "damaged", "form": ""}
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # to look at it is not to use it
             found.append(Entry(path, about["model"], about["form"], state.st_size, state.st_atime))
     return sorted(found, key=lambda entry: -entry.used)
 
@@ -129,7 +138,7 @@ class WeightCache:
     def writing(self, size: int) -> Iterator[Shelf]:
         """What takes the weights as they are packed; the file has its name when the block ends without an exception.
         size: their bytes, about. A full disk or a directory that cannot be written costs a warning, once."""
-        shelf = Shelf(self, size)
+        shelf = Shelf(self.path, self._about, size)
         try:
             yield shelf
         except BaseException:
@@ -137,18 +146,18 @@ class WeightCache:
             raise
         if shelf.taking and not self.path.name.endswith(f"-{self._key()}{SUFFIX}"):
             shelf.abandon()  # the checkpoint was changed meanwhile: nobody knows which of the two was packed
-        shelf.finish(self._about)
+        shelf.finish()
 
 
 class Shelf:
     """Takes packed weights for a file, or nothing where there can be none."""
 
-    def __init__(self, cache: WeightCache, size: int) -> None:
-        self._path = cache.path
+    def __init__(self, path: Path, about: dict[str, str], size: int) -> None:
+        self._path, self._about = path, about
         self._writer: Writer | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _sweep(self._path.parent)
+            _sweep(self._path.parent, about)
             if size > shutil.disk_usage(self._path.parent).free // 2:
                 raise OSError(None, f"{size / 1e9:.1f} GB would be more than half of what is free")
             self._writer = Writer.begin(self._path)
@@ -167,10 +176,10 @@ class Shelf:
                 _complain(self._path.parent, error)
                 self.abandon()
 
-    def finish(self, about: dict[str, str]) -> None:
+    def finish(self) -> None:
         if self._writer is not None:
             try:
-                self._writer.finish(self._path, about)
+                self._writer.finish(self._path, self._about)
             except OSError as error:
                 _complain(self._path.parent, error)
                 self.abandon()
@@ -197,13 +206,19 @@ def _described(spec: WeightSpec) -> list[Any]:
     return [hashlib.sha256(v.tobytes()).hexdigest() if isinstance(v, np.ndarray) else v for v in values]
 
 
-def _sweep(directory: Path) -> None:
-    """Removes what nobody has used for long, and what a process that died left half written."""
+def _sweep(directory: Path, coming: dict[str, str]) -> None:
+    """Removes what nobody has used for long, what other builds than the last few left of the model that is coming, what
+    nobody can read, and what a process that died left half written."""
     oldest = time.time() - KEPT_DAYS * 86400
-    for path in directory.glob(f"*{SUFFIX}"):
-        with suppress(OSError):
-            if path.stat().st_atime < oldest:
-                path.unlink()
+    model, numbers = coming["model"], coming["form"].partition(",")[0]
+    stay = {coming["form"]}
+    for entry in _entries(directory):
+        same = entry.model == model and entry.form.partition(",")[0] == numbers
+        if same and len(stay) < KEPT_FORMS:
+            stay.add(entry.form)
+        if not entry.form or entry.used < oldest or (same and entry.form not in stay):
+            with suppress(OSError):
+                entry.path.unlink()
     for path in directory.glob("*.part"):
         with suppress(OSError):
             left = Writer.begin(path.with_suffix(SUFFIX))

@@ -102,7 +102,7 @@ def _device(probed: Probed, index: int) -> dict[str, Any]:
         "problem": found.problem,
         "memory": memory,
         "weights in": list(found.claims.weight_dtypes) if found.claims else [],
-        "fallbacks": [entry.op for entry in found.ops if entry.fallback],
+        "reference ops": [entry.op for entry in found.ops if entry.reference],
     }
 
 

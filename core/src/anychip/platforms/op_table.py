@@ -16,18 +16,22 @@ _KITS = "anychip_sdk.kits."
 
 @dataclass(frozen=True)
 class OpEntry:
-    """`provider`: distribution and class, or the library that was asked for. `fallback`: taken from a kit though the
-    platform did not adopt it."""
+    """`provider`: distribution and class, or the library that was asked for. `reference`: reference code, of a
+    kit that the platform does not name in `Ops.adopted`, or of the host."""
 
     op: str
     dtype: str
     provider: str
     reason: str
-    fallback: bool
+    reference: bool
 
 
 _ON_HOST = OpEntry(
-    "sample", "float32", "anychip.runner.host_sampling", "fallback: on the host, the device declares no sampling", True
+    "sample",
+    "float32",
+    "anychip.runner.host_sampling",
+    "reference code on the host: the device declares no sampling",
+    reference=True,
 )
 
 
@@ -72,14 +76,14 @@ def _entry(
         return OpEntry(op, dtype, provider, "the kit is the platform", False)
     if isinstance(main, Ops) and op in main.adopted:
         return OpEntry(op, dtype, provider, main.adopted[op], False)
-    return OpEntry(op, dtype, provider, "fallback: the platform has none", True)
+    return OpEntry(op, dtype, provider, "reference code: the platform has none", True)
 
 
-def refuse_fallbacks(table: tuple[OpEntry, ...], device: str) -> None:
-    """For --strict. Raises PlatformError naming the ops that run on a fallback."""
-    names = [entry.op for entry in table if entry.fallback]
+def refuse_reference(table: tuple[OpEntry, ...], device: str) -> None:
+    """For --strict. Raises PlatformError naming the ops that run on reference code."""
+    names = [entry.op for entry in table if entry.reference]
     if names:
         raise PlatformError(
-            f"--strict: {device} runs {', '.join(names)} on a reference fallback; "
+            f"--strict: {device} runs {', '.join(names)} on reference code, which is slow; "
             "leave --strict out, or install a version of the platform that has them"
         )

@@ -191,7 +191,7 @@ def _choose_best() -> Choice:
         if isinstance(probed.result, Broken):
             raise PlatformError(f"{explain(probed)}; or name another device with --device")
         if isinstance(probed.result, Found) and probed.result.devices:
-            return take(probed, 0, "; ".join([*tried, f"{plugin.name} has the highest rank of what is here"]))
+            return take(probed, 0, "; ".join([*tried, f"{plugin.name} is the first choice of what is here"]))
         tried.append(explain(probed))
     raise PlatformError(
         "no device was found: " + ("; ".join(tried) or "no platform is installed (pip install anychip[cpu])")

@@ -114,11 +114,11 @@ def _waivers(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _ops(data: Mapping[str, Any]) -> Iterator[str]:
     own = sum(op["reason"] == "the platform's own" for op in data["ops"])
-    fallbacks = sum(op["fallback"] for op in data["ops"])
+    reference = sum(op["reference"] for op in data["ops"])
     yield from ("## Where each op comes from", "")
     yield (
-        f"Of {len(data['ops'])}, {own} are the platform's own and {fallbacks} run on a fallback. The rest are made of "
-        "other ops, or kept from a kit on purpose."
+        f"Of {len(data['ops'])}, {own} are the platform's own and {reference} run on reference code. The rest are made "
+        "of other ops, or kept from a kit on purpose."
     )
     yield ""
     yield from _table(

@@ -45,7 +45,7 @@ class Ops(Checked):
     attention: Attention
     adopted: ClassVar[Mapping[str, str]] = {}
     """Ops that this platform takes from a kit by choice: name -> why. Any other op whose code lies in a kit counts
-    as a fallback in the op table, and `--strict` refuses it."""
+    as reference code in the op table, and `--strict` refuses it."""
 
     provided: ClassVar[Mapping[str, str]] = {}
     """Ops, attention methods among them ("attention.attend"), that another library computes since the user asked for

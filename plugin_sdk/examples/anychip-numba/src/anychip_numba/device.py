@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-from anychip_sdk.contract import Batch, DeviceInfo, KVDType, Layer
-from anychip_sdk.kits.numpy import NumpyAllocator, NumpyAttention, NumpyDevice, NumpyOps, Weight
+from anychip_sdk.contract import Batch, DeviceInfo, Layer
+from anychip_sdk.kits.numpy import CAPABILITIES, NumpyAttention, NumpyDevice, NumpyOps, Weight
 
 from anychip_numba import kernels
 from anychip_numba.kernels import Array
 
-KV_DTYPES: tuple[KVDType, ...] = ("float32", "float64")
+CLAIMS = replace(CAPABILITIES, kv_dtypes=("float32", "float64"))
+"""The kit keeps KV in 8 bits, too, which the kernels here cannot read."""
 
 
 class NumbaAttention(NumpyAttention):
@@ -53,8 +54,5 @@ class NumbaOps(NumpyOps):
 
 class NumbaDevice(NumpyDevice):
     def __init__(self, info: DeviceInfo) -> None:
-        super().__init__(info)
-        # The kit keeps KV in 8 bits, too, which the kernels here cannot read.
-        self.capabilities = replace(self.capabilities, kv_dtypes=KV_DTYPES)
-        self.allocator = NumpyAllocator(KV_DTYPES)
+        super().__init__(info, CLAIMS)
         self.ops = NumbaOps()

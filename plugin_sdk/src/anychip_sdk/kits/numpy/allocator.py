@@ -31,19 +31,22 @@ KV = list[tuple[Pages, Pages]]
 
 
 class NumpyAllocator(Allocator):
-    def __init__(self, dtypes: Sequence[KVDType] = KV_DTYPES) -> None:
-        """dtypes: what KV may be kept in, as the device claims."""
+    def __init__(self, dtypes: Sequence[KVDType] = KV_DTYPES, page_sizes: Sequence[int] = PAGE_SIZES) -> None:
+        """As the device claims them."""
         self._dtypes = dtypes
+        self._page_sizes = page_sizes
 
     def memory(self) -> Memory:
         return host_memory()
 
     def layout(self, spec: KVSpec, *, budget: int, page_size: int | None, max_len: int, slots: int) -> KVLayout:
-        size = DEFAULT_PAGE_SIZE if page_size is None else page_size
-        if size not in PAGE_SIZES:
-            raise NotSupported(f"numpy has no pages of {size} tokens; use a power of two from 1 to {PAGE_SIZES[-1]}")
+        sizes = self._page_sizes
+        default = DEFAULT_PAGE_SIZE if DEFAULT_PAGE_SIZE in sizes else sizes[0]
+        size = default if page_size is None else page_size
+        if size not in sizes:
+            raise NotSupported(f"there are no pages of {size} tokens; use {', '.join(map(str, sizes))}")
         if spec.dtype not in self._dtypes:
-            raise NotSupported(f"numpy keeps no KV in {spec.dtype}; use {', '.join(self._dtypes)}")
+            raise NotSupported(f"there is no KV in {spec.dtype}; use {', '.join(self._dtypes)}")
         return plan_pages(spec, budget=budget, page_size=size, max_len=max_len, slots=slots)
 
     def allocate(self, layout: KVLayout) -> KV:

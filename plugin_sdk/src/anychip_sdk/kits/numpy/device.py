@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -45,26 +45,34 @@ class Done:
         return self.sampled
 
 
+CAPABILITIES: Final = Capabilities(
+    weight_dtypes=DTYPES,
+    kv_dtypes=KV_DTYPES,
+    page_sizes=PAGE_SIZES,
+    sliding_window=True,
+    softcap=True,
+    sinks=True,
+    moe=True,
+    device_feedback=True,
+)
+"""All that the kit has."""
+
+
 class NumpyDevice(Device):
-    def __init__(self, info: DeviceInfo) -> None:
+    """Subclass it, and replace `ops` or `allocator` by what the chip does better."""
+
+    def __init__(self, info: DeviceInfo, capabilities: Capabilities = CAPABILITIES) -> None:
+        """capabilities: less than the kit's where the ops put in place of its own can do less."""
         self.info = info
-        self.capabilities = Capabilities(
-            weight_dtypes=DTYPES,
-            kv_dtypes=KV_DTYPES,
-            page_sizes=PAGE_SIZES,
-            sliding_window=True,
-            softcap=True,
-            sinks=True,
-            moe=True,
-            device_feedback=True,
-        )
+        self.capabilities = capabilities
         self.ops = NumpyOps()
-        self.allocator = NumpyAllocator()
+        self.allocator = NumpyAllocator(capabilities.kv_dtypes, capabilities.page_sizes)
         self.communicator = Solo()
 
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
-        if dtype not in DTYPES:
-            raise NotSupported(f"numpy does not compute in {dtype}; use {' or '.join(DTYPES)}")
+        known = self.capabilities.weight_dtypes
+        if dtype not in known:
+            raise NotSupported(f"{self.info.name} does not compute in {dtype}; use {' or '.join(known)}")
         try:
             return pack(spec, read, shapes, dtype)
         except MemoryError as error:

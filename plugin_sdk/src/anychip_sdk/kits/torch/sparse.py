@@ -74,10 +74,12 @@ def _plan_group(table: Tensor, first: Tensor, lengths: Tensor, keys: Tensor, hea
 
 @cache
 def _warn_no_more() -> None:
-    """torch says once in a process that its CSR tensors are in beta, to whoever makes the first."""
+    """torch says once in a process that its CSR tensors are in beta, to whoever makes the first. Nothing else is kept
+    from anybody."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.empty(0, dtype=torch.int64), torch.empty(0), (1, 1))
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        none = torch.empty(0, dtype=torch.int64)
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), none, torch.empty(0), (1, 1), check_invariants=False)
 
 
 def decode_sparse(
