@@ -66,7 +66,9 @@ class Variants:
             self._attention(torch.bfloat16, KINDS[kind], (32, 8), kind)
         self._attention(torch.bfloat16, replace(KINDS["softcap"], head_dim=256), (32, 8), "softcap")
         for kept in FORMATS:
-            self._attention(torch.bfloat16, KINDS["plain"], (32, 8), kept, kept)
+            for dtype, width in ((torch.bfloat16, 128), (torch.bfloat16, 64), (torch.bfloat16, 256),
+                                 (torch.float32, 128), (torch.float32, 256)):  # fmt: skip
+                self._attention(dtype, replace(KINDS["plain"], head_dim=width), (32, 8), kept, kept)
         for kind, heads, width in (("plain", (64, 8), 64), ("window", (64, 8), 64), ("softcap", (32, 8), 128)):
             spec = replace(KINDS[kind], head_dim=width)
             self._attention(torch.bfloat16, spec, heads, f"{kind} with sinks", sinks=True)

@@ -19,7 +19,7 @@ from anychip_sdk.kits.triton.kernels.common import search_rounds
 from anychip_sdk.kits.triton.kernels.narrow import numbers_of
 from anychip_sdk.kits.triton.kernels.prepare import prepare
 from anychip_sdk.kits.triton.launch import Launcher
-from anychip_sdk.kits.triton.tiles import Tile, Tiles, attention_tile, head_block
+from anychip_sdk.kits.triton.tiles import Tile, Tiles, attention_tile, head_block, widened_tile
 
 LOG2_E = 1.4426950408889634
 NO_WINDOW = 2**30
@@ -197,13 +197,13 @@ class TritonAttention(TorchAttention):
     ) -> None:
         """lse: of the partial results of decode; None for prefill."""
         split = lse is not None
-        tile = shape.decode if split else shape.prefill
         (k, k_scales), (v, v_scales) = numbers_of(keys), numbers_of(values)
+        tile = shape.decode if split else shape.prefill
+        if k_scales is not None:
+            tile = widened_tile(tile, q.itemsize)
         K, D, DV = k.shape[1], q.shape[2], v.shape[-1]
         group = q.shape[1] // K
         table = batch.page_table[spec.group]
-        # Numbers of 8 bits are widened in registers, which then hold fewer.
-        columns = tile.columns if k_scales is None else max(16, tile.columns // 2)
         self._launch(
             attention_kernel, (pieces, K), q, k, v, k_scales, v_scales, out, lse, table, ends, batch.query_start,
             batch.seq_lens, sinks, table.stride(0), len(ends) - 1, search_rounds(len(ends)), spec.window or NO_WINDOW,
@@ -211,5 +211,5 @@ class TritonAttention(TorchAttention):
             SPLIT=split, CHUNK=self._tiles.chunk, TOKENS=1 if split else shape.tokens, GROUP=group,
             WINDOWED=spec.window is not None, CAPPED=spec.softcap is not None, AHEAD=tile.stages > 1, D=D, DV=DV,
             PAGE=k.shape[2], ROWS=shape.rows if split else max(16, triton.next_power_of_2(shape.tokens * group)),
-            COLUMNS=columns, BLOCK_D=head_block(D), BLOCK_DV=head_block(DV), warps=tile.warps, stages=tile.stages,
+            COLUMNS=tile.columns, BLOCK_D=head_block(D), BLOCK_DV=head_block(DV), warps=tile.warps, stages=tile.stages,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,9 @@ def head_block(head_dim: int) -> int:
 def attention_tile(table: Mapping[tuple[int, int], Tile], item: int, head_dim: int) -> Tile:
     """item: bytes of a value. The table has entries for 64, 128 and 256; narrower heads take the first."""
     return table[item, max(64, head_block(head_dim))]
+
+
+def widened_tile(tile: Tile, item: int) -> Tile:
+    """For K and V in 8 bits, which are widened in registers to `item` bytes: they hold fewer columns, and of float32,
+    which no matrix unit multiplies as it is, no second block that is on its way."""
+    return replace(tile, columns=max(16, tile.columns // 2), stages=1 if item == 4 else tile.stages)
