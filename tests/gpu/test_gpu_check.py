@@ -41,6 +41,7 @@ def test_a_result_and_a_table_are_written(tmp_path):
 def test_tokens_and_speed_are_compared_with_transformers(tmp_path):
     done, result = check(tmp_path, "--device", "cpu", "--parts", "parity", "models")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert list(result["parts"]) == ["tiny", "parity"]  # what measures time comes first, and alone
     found = result["parts"]["parity"]["found"]
     assert found["float32, equal"] == 6
     assert found["bfloat16, different"] == 0
