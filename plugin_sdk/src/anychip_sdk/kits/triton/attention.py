@@ -120,7 +120,8 @@ class TritonAttention(TorchAttention):
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         T, H, _ = q.shape
         static: Static = batch.key.static  # type: ignore[assignment]  # what `plan` returned
-        make = torch.zeros if static.padded else torch.empty
+        filled = static.decodes and not static.prefills and len(batch.seq_lens) == T  # by the merge, padding included
+        make = torch.zeros if static.padded and not filled else torch.empty
         width = cells(values).shape[-1]
         out = make(T, H, width, dtype=q.dtype, device=q.device)
         if T == 0:
@@ -177,7 +178,7 @@ class TritonAttention(TorchAttention):
         pieces = min(B * most, self._tiles.programs)
         self._run(q, keys, values, partial, lse, batch, spec, shape, work.decode_ends, pieces, None)
         self._launch(
-            merge_kernel, (B, H), partial, lse, out, work.decode_ends, batch.query_start, sinks,
+            merge_kernel, (B, H), partial, lse, out, work.decode_ends, sinks, PADDED=len(out) == B,
             DV=width, BLOCK_DV=head_block(width),
         )  # fmt: skip
 

@@ -296,13 +296,14 @@ def merge_kernel(
     lse: tl.tensor,
     out: tl.tensor,
     ends: tl.tensor,
-    starts: tl.tensor,
     sinks: tl.tensor,
+    PADDED: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ) -> None:
-    """One head of one decoding sequence: its chunks' results, weighted by their log-sum-exp, 16 at a time. With one
-    chunk and without a sink the weight is exactly 1. sinks: None, or [H] float32: a result of zeros beside them."""
+    """One head of one sequence that decodes, whose token has the sequence's own number: its chunks' results, weighted
+    by their log-sum-exp, 16 at a time. With one chunk and without a sink the weight is exactly 1. sinks: None, or [H]
+    float32: a result of zeros beside them. PADDED: a sequence without a chunk is padding, and gets zeros."""
     seq = tl.program_id(0)
     head = tl.program_id(1)
     heads = tl.num_programs(1)
@@ -327,6 +328,6 @@ def merge_kernel(
         total = total * shrink + tl.sum(weight, axis=0)
         acc = acc * shrink + tl.sum(y * weight[:, None], axis=0)
         best = largest
-    line = tl.load(starts + seq).to(tl.int64) * heads + head
+    line = seq.to(tl.int64) * heads + head
     y = acc / tl.where(total == 0.0, 1.0, total)
-    tl.store(out + line * DV + dv, y.to(out.dtype.element_ty), mask=(dv < DV) & (end > first))
+    tl.store(out + line * DV + dv, y.to(out.dtype.element_ty), mask=(dv < DV) & (PADDED or end > first))

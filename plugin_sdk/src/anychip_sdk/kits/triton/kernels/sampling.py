@@ -3,7 +3,8 @@
 
 The order's measure up to a place (how many tokens, or their probability) is monotone, so the place where it reaches a
 bound is found digit by digit in the 32 bits of the logit's key, four bits in each pass over the row, and among equal
-logits by counting. Nothing depends on how many tokens pass the filters."""
+logits by counting. Nothing depends on how many tokens pass the filters. What is added up over a row is kept in each
+lane and reduced once, at the row's end: a reduction waits for every warp."""
 
 from __future__ import annotations
 
@@ -39,11 +40,11 @@ def mass_of(row: tl.tensor, V: int, best: float, temperature: float, min_p: floa
             BLOCK: tl.constexpr
 ) -> Any:  # fmt: skip
     """The sum of the kept tokens' relative probabilities."""
-    total = 0.0
+    total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
         _i, _key, _kept, p = read_block(row, start, V, best, temperature, min_p, cut_key, cut_id, BLOCK)
-        total += tl.sum(p, axis=0)
-    return total
+        total += p
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
@@ -55,15 +56,32 @@ def find_key(row: tl.tensor, V: int, best: float, temperature: float, min_p: flo
     prefix = tl.full([], 0, tl.uint32)
     for step in range(8):
         bounds = prefix | (digit << (28 - 4 * step))
-        sums = tl.zeros([16], tl.float32)
+        each = tl.zeros([BLOCK, 16], tl.float32)
         for start in range(0, V, BLOCK):
             _i, key, kept, p = read_block(row, start, V, best, temperature, min_p, cut_key, cut_id, BLOCK)
             measure = kept.to(tl.float32) if COUNT else p
-            sums += tl.sum(tl.where(key[:, None] >= bounds[None, :], measure[:, None], 0.0), axis=0)
+            each += tl.where(key[:, None] >= bounds[None, :], measure[:, None], 0.0)
+        sums = tl.sum(each, axis=0)
         passed = (sums > bound) if STRICT else (sums >= bound)
         found = tl.maximum(tl.sum(passed.to(tl.int32), axis=0) - 1, 0)
         prefix = prefix | (found.to(tl.uint32) << (28 - 4 * step))
     return prefix
+
+
+@triton.jit
+def nth_tie(row: tl.tensor, V: int, best: float, temperature: float, min_p: float, cut_key: tl.tensor, cut_id: int,
+            wanted: tl.tensor, number: float, BLOCK: tl.constexpr
+) -> Any:  # fmt: skip
+    """Id of the kept token that is the `number`-th with the key `wanted`, or the last one where there are fewer."""
+    counted = 0
+    found = 0
+    for start in range(0, V, BLOCK):
+        i, key, kept, _p = read_block(row, start, V, best, temperature, min_p, cut_key, cut_id, BLOCK)
+        tie = kept & (key == wanted)
+        place = counted + tl.cumsum(tie.to(tl.int32), axis=0)
+        found = tl.maximum(found, tl.max(tl.where(tie & (place <= number), i, 0), axis=0))
+        counted += tl.sum(tie.to(tl.int32), axis=0)
+    return found
 
 
 @triton.jit
@@ -73,23 +91,21 @@ def find_place(row: tl.tensor, V: int, best: float, temperature: float, min_p: f
     """Key and id of the first token in the order at which the measure of the kept tokens (how many with COUNT, else
     their probability) reaches `bound`, or with STRICT exceeds it."""
     wanted = find_key(row, V, best, temperature, min_p, cut_key, cut_id, bound, COUNT, STRICT, BLOCK)
-    above = 0.0
-    each = 0.0
+    above = tl.zeros([BLOCK], tl.float32)
+    each = tl.zeros([BLOCK], tl.float32)
+    first = tl.full([BLOCK], 2147483647, tl.int32)
     for start in range(0, V, BLOCK):
         i, key, kept, p = read_block(row, start, V, best, temperature, min_p, cut_key, cut_id, BLOCK)
         measure = kept.to(tl.float32) if COUNT else p
-        above += tl.sum(tl.where(key > wanted, measure, 0.0), axis=0)
-        each = tl.maximum(each, tl.max(tl.where(key == wanted, measure, 0.0), axis=0))
-    missing = (bound - above) / tl.where(each == 0.0, 1.0, each)
+        above += tl.where(key > wanted, measure, 0.0)
+        each = tl.maximum(each, tl.where(key == wanted, measure, 0.0))
+        first = tl.minimum(first, tl.where(kept & (key == wanted), i, 2147483647))
+    share = tl.max(each, axis=0)
+    missing = (bound - tl.sum(above, axis=0)) / tl.where(share == 0.0, 1.0, share)
     number = tl.maximum(tl.floor(missing) + 1 if STRICT else tl.ceil(missing), 1.0)
-    counted = 0
-    found = 0
-    for start in range(0, V, BLOCK):
-        i, key, kept, p = read_block(row, start, V, best, temperature, min_p, cut_key, cut_id, BLOCK)
-        tie = kept & (key == wanted)
-        place = counted + tl.cumsum(tie.to(tl.int32), axis=0)
-        found = tl.maximum(found, tl.max(tl.where(tie & (place <= number), i, 0), axis=0))
-        counted += tl.sum(tie.to(tl.int32), axis=0)
+    found = tl.minimum(tl.min(first, axis=0), V - 1)
+    if number > 1.0:
+        found = nth_tie(row, V, best, temperature, min_p, cut_key, cut_id, wanted, number, BLOCK)
     return wanted, found
 
 
@@ -134,19 +150,18 @@ def sample_kernel(
     The constants from WORDS to TOP_K say where in a row of `sampling` the numbers stand."""
     r = tl.program_id(0)
     row = logits + r.to(tl.int64) * V
-    best = -float("inf")
-    token = 0
-    broken = 0
+    largest = tl.full([BLOCK], -float("inf"), tl.float32)  # in each lane, and where it first stands
+    place = tl.zeros([BLOCK], tl.int32)
+    nans = tl.zeros([BLOCK], tl.int32)
     for start in range(0, V, BLOCK):
         i = start + tl.arange(0, BLOCK)
         x = tl.load(row + i, mask=i < V, other=-float("inf"))
-        nan = x != x  # noqa: PLR0124 - only NaN differs from itself
-        broken += tl.sum(nan.to(tl.int32), axis=0)
-        x = tl.where(nan, -float("inf"), x)
-        here = tl.max(x, axis=0)
-        first = tl.min(tl.where(x == here, i, V), axis=0)
-        token = tl.where(here > best, first, token)
-        best = tl.maximum(best, here)
+        nans |= (x != x).to(tl.int32)  # noqa: PLR0124 - only NaN differs from itself
+        place = tl.where(x > largest, i, place)
+        largest = tl.where(x > largest, x, largest)
+    broken = tl.max(nans, axis=0)
+    best = tl.max(largest, axis=0)
+    token = tl.min(tl.where(largest == best, place, V), axis=0)
     if FILTERS:
         numbers = sampling + r * WORDS
         temperature = tl.load(numbers + TEMPERATURE).to(tl.float32, bitcast=True)
