@@ -132,7 +132,7 @@ def test_asked_for_it_is_named_op_by_op(plant):
     table = {entry.op: entry for entry in op_table(device)}
     assert set(device.ops.provided) == {"rms_norm", "add_rms_norm", "gated_mlp"} <= set(table)
     assert table["gated_mlp"].provider.startswith("aiter 0.1.27: silu_and_mul, gelu_tanh_and_mul; ")
-    assert not any(entry.fallback for entry in table.values())
+    assert not any(entry.reference for entry in table.values())
     device.close()
 
 
