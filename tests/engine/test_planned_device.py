@@ -101,7 +101,7 @@ def test_a_planned_device_is_not_one_to_run_on(plugins):
     with pytest.raises(PlatformError) as caught:
         selection.choose("plans:big")
     assert str(caught.value) == (
-        "there is no device plans:big here: plans has 0 devices; anychip plan says whether a model would fit one"
+        "there is no device plans:big here: plans has 0 devices; only anychip plan takes devices that are not here"
     )
     with pytest.raises(PlatformError, match=r"^other has found no device; "):
         selection.choose("other:big")

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from anychip_sdk.contract import SCALED_KV, Bucket, NotSupported
+from anychip_sdk.contract import SCALED_KV, Bucket, NotSupported, Sampled, StepKey, WeightSpec
 from anychip_sdk.kits.jax import JaxAttention
 from anychip_sdk.kits.jax.allocator import COPIES, _copy
 from anychip_sdk.kits.jax.moe import RAGGED
@@ -59,6 +60,25 @@ def test_kv_in_8_bits_stays_where_it_is(check, tiny, chip, kept):
     model = check.load(tiny, chip, 2, kept)
     for bucket in (DECODE, PREFILL):
         assert not list(check.faults(model, bucket, model.compile(bucket)))
+
+
+@pytest.mark.parametrize("bucket", [DECODE, PREFILL], ids=["decode", "prefill"])
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+def test_sinks_are_taken_by_the_kernel(check, tiny, chip, bucket):
+    """Attention alone: no model has them yet."""
+    model = check.load(tiny, chip, 2)
+    device, layer, heads = model.device, model.spec.layers[0], (model.spec.num_heads, model.spec.head_dim)
+    sinks = device.pack(WeightSpec((("sinks",),), "vector"), check._unread, {"sinks": heads[:1]}, "bfloat16")
+
+    def step(weights, kv, state, batch):
+        batch = device.ops.attention.begin(batch)
+        q = jnp.broadcast_to(batch.positions[:, None, None], (bucket.tokens, *heads)).astype(jnp.bfloat16)
+        out = device.ops.attention.attend_with_sinks(q, kv, batch, layer, weights)
+        return Sampled(out.sum(axis=1).astype(jnp.int32)), kv, state
+
+    program = device._program(step, StepKey(bucket), sinks, model.kv, model.state)
+    assert program.kernels() == {"ragged_paged_attention": 1}
+    assert not program.copies(model.kv)
 
 
 def test_a_step_without_the_kernels_is_found(check, tiny):

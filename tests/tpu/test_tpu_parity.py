@@ -51,3 +51,16 @@ def test_two_chips_as_one(family, asked):
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == wanted
+
+
+def test_each_chip_takes_the_sinks_of_its_heads():
+    code = (
+        "from anychip_tpu.platform import EmulatedPlatform\n"
+        "device = EmulatedPlatform().open(1)\n"
+        "from anychip_sdk.contract import AttentionSpec\n"
+        "from jax_cases import AttentionCase\n"
+        "spec = AttentionSpec(head_dim=128, scale=128**-0.5)\n"
+        "AttentionCase(device, [(7, 1), (40, 1), (0, 37)], spec, size=16, sinks=[-40, 0.5, 2, 9]).check()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -108,7 +108,7 @@ def choose(device: str) -> Choice:
     probed, index = find(device)
     if _plans(probed) and index and not index.isdecimal() and not _has(probed, device):
         raise PlatformError(
-            f"there is no device {device} here: {explain(probed)}; anychip plan says whether a model would fit one"
+            f"there is no device {device} here: {explain(probed)}; only anychip plan takes devices that are not here"
         )
     if isinstance(probed.result, Found):
         return take(probed, index_of(probed.result, probed.plugin.name, index), "asked for")
