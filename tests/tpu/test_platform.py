@@ -11,7 +11,7 @@ from importlib import metadata
 import jax
 import numpy as np
 import pytest
-from anychip.platforms.op_table import op_table, refuse_fallbacks
+from anychip.platforms.op_table import op_table, refuse_reference
 from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, KVSpec, NotSupported, Paged
 from anychip_tpu import chips, device, platform
 from anychip_tpu.emulated_plugin import anychip_platform as emulated_manifest
@@ -167,10 +167,10 @@ def test_both_emulated_devices_open_in_one_process():
     assert done.returncode == 0, done.stderr
 
 
-def test_no_op_is_on_a_fallback():
+def test_no_op_runs_on_reference_code():
     """So --strict takes it."""
     opened = EmulatedPlatform().open()
-    refuse_fallbacks(op_table(opened), opened.info.name)
+    refuse_reference(op_table(opened), opened.info.name)
     own = {entry.op for entry in op_table(opened) if entry.reason == "the platform's own"}
     assert own >= {"attention.write", "attention.attend", "attention.attend_with_sinks", "allocator.layout"}
     opened.close()
