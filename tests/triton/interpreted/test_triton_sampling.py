@@ -16,6 +16,7 @@ from triton_device import triton_device
 
 torch.set_num_threads(1)
 DEVICE = triton_device()
+SLOTS = 16
 FILTERS = [
     {}, {"top_k": 1}, {"top_k": 5}, {"top_k": 10**6}, {"top_p": 0.01}, {"top_p": 0.95}, {"min_p": 0.02}, {"min_p": 1.0},
     {"top_k": 60, "top_p": 0.7}, {"top_p": 0.9, "min_p": 0.05}, {"top_k": 7, "top_p": 0.8, "min_p": 0.1},
@@ -36,8 +37,8 @@ def sample(logits, rows, logprobs=None, filters=True):
     host.key = replace(host.key, sample=replace(host.key.sample, filters=filters))
     logits = np.array(logits, np.float32).reshape(len(rows), -1)
     before = logits.copy()
-    mine = SimpleNamespace(last_token=torch.zeros(4, dtype=torch.int32))
-    theirs = SimpleNamespace(last_token=np.zeros(4, np.int32))
+    mine = SimpleNamespace(last_token=torch.zeros(SLOTS, dtype=torch.int32))
+    theirs = SimpleNamespace(last_token=np.zeros(SLOTS, np.int32))
     with np.errstate(all="ignore"):
         got, state = DEVICE.ops.sample(torch.from_numpy(logits), on_device(DEVICE, host), mine)
         wanted, _ = ORACLE.ops.sample(logits, host, theirs)
@@ -68,7 +69,7 @@ def test_every_filter_on_a_flat_distribution(row):
 
 def test_each_row_has_its_own_parameters():
     rng = np.random.default_rng(4)
-    rows = [SampleRow(uniform=float(rng.random()), slot=i % 4, **row) for i, row in enumerate(FILTERS)]
+    rows = [SampleRow(uniform=float(rng.random()), slot=i, **row) for i, row in enumerate(FILTERS)]
     got, wanted = sample(rng.standard_normal((len(rows), 160)) * 3, rows)
     assert got.tokens.tolist() == wanted.tokens.tolist()
 
@@ -85,7 +86,7 @@ def test_ties_go_to_the_lower_token(row):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_infinite_and_nan_rows(temperature):
     rest = [-1.0] * 120
-    rows = [SampleRow(temperature=temperature, uniform=0.9, slot=s % 4) for s in range(6)]
+    rows = [SampleRow(temperature=temperature, uniform=0.9, slot=s) for s in range(6)]
     logits = [
         [-np.inf, 0, -np.inf, *rest], [0, np.inf, 5, *rest], [-np.inf] * 123, [0, np.nan, 9, *rest], [np.nan] * 123,
         [np.inf, np.inf, np.nan, *rest],

@@ -46,7 +46,9 @@ class TritonAllocator(TorchAllocator):
         return max(0, int(module.max_memory_allocated(self._device)) - int(before))
 
     def copy_pages(self, kv: KV, group: int, source: np.ndarray, target: np.ndarray) -> KV:
-        pairs = torch.from_numpy(np.stack((source, target)).astype(np.int32)).to(self._device)
+        pairs = torch.from_numpy(np.stack((source, target)).astype(np.int32))
+        if self._device.type != "cpu":  # or the host would wait here for the step that runs
+            pairs = pairs.pin_memory().to(self._device, non_blocking=True)
         with torch.cuda.device_of(pairs):  # where Triton starts a kernel; nothing on the host
             for pages in (*kv[group][0], *kv[group][1]):
                 for part in tensors(pages):
