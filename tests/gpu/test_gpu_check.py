@@ -22,6 +22,15 @@ def check(out, *options, **environment):
     return done, json.loads((out / "gpu_check.json").read_text())
 
 
+@pytest.fixture(autouse=True)
+def no_server(tmp_path_factory, monkeypatch, inherited_path):
+    """What only the server needs is not installed."""
+    folder = tmp_path_factory.mktemp("missing")
+    for name in ("msgspec", "starlette", "uvicorn"):
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('there is no {name} here')")
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}")
+
+
 @pytest.mark.timeout(300)
 def test_a_result_and_a_table_are_written(tmp_path):
     """Without compute-sanitizer, which is said."""
