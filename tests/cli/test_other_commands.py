@@ -85,7 +85,7 @@ def test_options_that_mean_nothing_to_a_command_are_not_taken(capsys, command, f
         ("generate", "anychip generate: the following arguments are required: --model; see anychip generate --help"),
         (
             "generate --model demo a b",
-            "anychip generate: a text with spaces in it needs quotes: there is no place for",
+            "anychip generate: there is no place for b; a text with spaces needs quotes; see anychip generate --help",
         ),
         ("plan --model demo -x", "anychip plan: there is no option -x"),
         ("bench host --repeats two", "anychip bench: --repeats is 'two'; expected a whole number"),

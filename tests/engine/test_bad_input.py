@@ -130,6 +130,12 @@ BAD_REQUESTS = [
     ([1], {"logit_bias": {VOCAB: 1}}, "logit_bias", f"logit_bias holds {VOCAB}; expected ids from 0 to {VOCAB - 1}"),
     ([1], {"stop_token_ids": [VOCAB]}, "stop_token_ids", f"stop_token_ids holds {VOCAB}; expected ids from 0 to"),
     ([1], {"stop": "x", "detokenize": True}, "stop", "stop strings need a tokenizer; use stop_token_ids"),
+    (
+        [1] * 60,
+        {"max_tokens": 9, "min_tokens": 5},
+        "min_tokens",
+        "min_tokens is 5; expected at most 4, which is what the prompt's 60 tokens leave of this engine's context",
+    ),
     (5, {}, "prompt", "the prompt is 5; expected text or a list of token ids"),
     (None, {}, "prompt", "the prompt is None; expected text or a list of token ids"),
     ([[1]], {}, "prompt", "the prompt holds [1]; expected token ids"),

@@ -120,6 +120,8 @@ def test_async_streams_cancel_and_close():
         streams = await asyncio.gather(*(collect(p) for p in ("Return", "def f", "The file")))
         assert all(s[-1].finished and len(s[-1].outputs[0].token_ids) == 12 for s in streams)
         assert all("".join(p.outputs[0].new_text for p in s) == s[-1].outputs[0].text for s in streams)
+        # A piece that is kept stays what it was.
+        assert all([len(p.outputs[0].token_ids) for p in s] == list(range(1, 13)) for s in streams)
 
         endless = engine.generate("Return", SamplingParams(temperature=0, max_tokens=None, ignore_eos=True))
         await anext(endless)

@@ -247,6 +247,19 @@ def test_an_unknown_architecture_lists_the_known(damaged, name):
     assert all(known in message for known in ARCHITECTURES)
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "config.json lacks 'architectures' (a list"),
+        ([], "architecture [] in config.json is unknown"),
+    ],
+)
+def test_a_config_without_an_architecture(damaged, value, said):
+    path = damaged("whole")
+    rewrite(path, architectures=value)
+    assert refusal(path).startswith(said)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite(damaged, value):
     def plant(tensor: np.ndarray) -> np.ndarray:

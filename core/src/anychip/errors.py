@@ -6,6 +6,10 @@ from __future__ import annotations
 class AnychipError(Exception):
     """Base of all errors that are the user's to mend; commands print them without a traceback."""
 
+    def __str__(self) -> str:
+        """One line, whatever a library or a vendor said that is quoted in it."""
+        return " ".join(super().__str__().splitlines())
+
 
 class ModelError(AnychipError):
     """A checkpoint that cannot be used: missing or truncated file, wrong shape, unknown architecture."""

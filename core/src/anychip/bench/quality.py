@@ -158,7 +158,8 @@ def texts(path: str | None) -> list[str]:
     try:
         found = _documents(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read the text {path}: {error}; give a file of UTF-8 text", "text") from error
+        why = error.strerror if isinstance(error, OSError) else f"no UTF-8 at byte {error.start}"
+        raise RequestError(f"cannot read the text {path}: {why}; give a file of UTF-8 text", "text") from error
     if not found:
         raise RequestError(f"the text {path} is empty; give one to measure on", "text")
     return found

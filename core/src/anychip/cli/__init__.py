@@ -47,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked.check_flags(arguments)
     options, more = parser.parse_known_args(arguments)
     if more:
-        flag = more[0].startswith("-")
-        place = "there is no option" if flag else "a text with spaces in it needs quotes: there is no place for"
-        asked.error(f"{place} {more[0]}")
+        what, hint = ("option", "") if more[0].startswith("-") else ("place for", "; a text with spaces needs quotes")
+        asked.error(f"there is no {what} {more[0]}{hint}")
     if options.version:
         from anychip import __version__
 

@@ -74,11 +74,12 @@ def _quality(options: argparse.Namespace) -> None:
     from anychip.sizes import gib
 
     given = engine_options(options)
+    documents = quality.texts(options.text)
     asked: dict[str, str] = {name: given.pop(name) for name in ("dtype", "quantize", "kv_dtype") if name in given}
     chosen = [asked] if asked else quality.formats(options.device, options.threads, options.provider)
     results = []
     print(f"{'format':20}{'weights':>12}{'KV a token':>14}{'perplexity':>12}{'KL to float32':>15}{'same first':>12}")
-    for r in quality.run(options.model, quality.texts(options.text), chosen, progress=True, **given):
+    for r in quality.run(options.model, documents, chosen, progress=True, **given):
         results.append(asdict(r))
         held = f"{gib(r.weights):>12}{gib(r.kv):>14}"
         print(f"{r.format:20}{held}{r.perplexity:12.3f}{r.kl:15.6f}{r.agreement:12.2%}", flush=True)

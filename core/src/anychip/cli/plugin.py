@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> None:
         done = write_plugin(options.name, options.framework, options.kind, options.out, taken=taken)
     except ScaffoldError as error:
         raise PlatformError(str(error)) from error
+    except OSError as error:
+        raise PlatformError(f"cannot write {error.filename}: {error.strerror}; give another --out") from error
     print(f"wrote {done.root}: {len(done.files)} files, {done.lines} lines of Python")
     for path in done.files:
         print(f"    {path.relative_to(done.root)}")

@@ -127,7 +127,7 @@ def _eos_ids(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[i
     for source in (checkpoint.generation_config, checkpoint.config):
         if (ids := source.get("eos_token_id")) is not None:
             ids = ids if isinstance(ids, list) else [ids]
-            if not all(isinstance(i, int) and i >= 0 for i in ids):
+            if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
                 raise ModelError(f"{checkpoint.name}: eos_token_id is {ids!r}; expected a token id or a list of them")
             return frozenset(ids)
     return frozenset(tokenizer.eos_token_ids) if tokenizer else frozenset()

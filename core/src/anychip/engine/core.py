@@ -116,6 +116,12 @@ class EngineCore:
                 raise RequestError(
                     f"the prompt holds {token!r}; expected token ids from 0 to {self.vocab_size - 1}", "prompt"
                 )
+        if params.min_tokens > (room := self.max_model_len - len(prompt)):
+            raise RequestError(
+                f"min_tokens is {params.min_tokens}; expected at most {room}, which is what the prompt's {len(prompt)} "
+                f"tokens leave of this engine's context of {self.max_model_len}",
+                "min_tokens",
+            )
         for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
             if (worst := max(tokens, default=0)) >= self.vocab_size:
                 raise RequestError(f"{name} holds {worst}; expected ids from 0 to {self.vocab_size - 1}", name)
@@ -187,7 +193,7 @@ class EngineCore:
     def _fail(self, requests: list[Request], error: Exception) -> list[Event]:
         for request in requests:
             self.scheduler.finish(request, "error")
-        said = f"the device failed: {type(error).__name__}: {error}"
+        said = " ".join(f"the device failed: {type(error).__name__}: {error}".splitlines())
         return [Event(request, None, error=said) for request in requests]
 
     def _events(self, result: StepResult, live: np.ndarray) -> list[Event]:

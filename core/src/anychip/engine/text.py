@@ -62,10 +62,12 @@ class CompletionText:
         self.output.new_text += text
 
     def piece(self) -> CompletionOutput:
-        """What moved since the last piece, beside everything so far."""
+        """What moved since the last piece, beside everything so far. Its lists are its own: who keeps it may read it
+        while the engine's thread writes on."""
         o = self.output
+        logprobs = None if o.logprobs is None else o.logprobs.copy()
         piece = CompletionOutput(
-            o.index, o.text, o.token_ids, o.logprobs, o.finish_reason, o.stop_reason, o.new_text, o.new_token_ids,
+            o.index, o.text, o.token_ids.copy(), logprobs, o.finish_reason, o.stop_reason, o.new_text, o.new_token_ids,
             o.new_logprobs,
         )  # fmt: skip
         o.new_text, o.new_token_ids, o.new_logprobs = "", [], []
@@ -85,7 +87,7 @@ class RequestText:
     def __init__(self, id: str, prompt: str | None, requests: list[Request], tokenizer: Tokenizer | None) -> None:
         self.id = id
         self.requests = requests
-        self._prompt = prompt
+        self._prompt, self._prompt_ids = prompt, requests[0].prompt.tolist()
         self._texts = {r: CompletionText(i, r, tokenizer) for i, r in enumerate(requests)}
         wants_prompt = requests[0].params.prompt_logprobs is not None
         self._prompt_logprobs: list[TokenLogprobs | None] | None = [None] if wants_prompt else None
@@ -116,10 +118,10 @@ class RequestText:
         return RequestOutput(
             self.id,
             self._prompt,
-            first.prompt.tolist(),
+            self._prompt_ids,
             outputs,
             self.finished,
-            self._prompt_logprobs,
+            None if self._prompt_logprobs is None else self._prompt_logprobs.copy(),
             first.num_cached,
             self._error,
             first.queue_seconds,

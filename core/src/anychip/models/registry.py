@@ -38,10 +38,10 @@ class Family:
 def family(config: Mapping[str, Any]) -> Family:
     """Raises ModelError, listing the known ones, for an architecture that anychip does not have."""
     names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    if not isinstance(name, str) or name not in _MODULES:
-        raise ModelError(
-            f"architecture {name!r} in config.json is unknown; known: {', '.join(ARCHITECTURES)}: "
-            "use a model of one of these"
-        )
+    name = names[0] if isinstance(names, list) and names else names
+    if not isinstance(names, list) or not isinstance(name, str) or name not in _MODULES:
+        what = f"architecture {name!r:.60} in config.json"
+        if names is None:
+            what = "config.json lacks 'architectures' (a list with one name), so its architecture"
+        raise ModelError(f"{what} is unknown; known: {', '.join(ARCHITECTURES)}: use a model of one of these")
     return Family(import_module(f"anychip.models.{_MODULES[name]}").from_config)

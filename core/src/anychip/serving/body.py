@@ -15,9 +15,14 @@ from anychip.serving.schemas import ChatRequest, Checked, CompletionRequest, Gen
 
 T = TypeVar("T", bound=GenerationRequest)
 # How msgspec ends a message: where in the body the problem is.
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+_TYPES = re.compile(r"`([a-z| ]+)`")
+_NOUNS = {
+    "int": "a whole number", "float": "a number", "str": "a string", "bool": "a boolean", "array": "a list",
+    "object": "an object", "null": "null",
+}  # fmt: skip
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -72,8 +77,15 @@ def _invalid(message: str, kind: type[GenerationRequest]) -> ApiError:
     if missing := _MISSING.match(what):
         name = _joined(path, missing["name"])
         return ApiError(400, f"{name} is missing; it is required", param=name, code="missing_field")
-    name = path or "the body"
+    name = f"a key of {path}" if found["key"] else path or "the body"
+    what = _TYPES.sub(lambda types: _in_words(types[1]), what)
     return ApiError(400, f"{name}: {what[:1].lower()}{what[1:]}", param=path or None, code="invalid_type")
+
+
+def _in_words(types: str) -> str:
+    """`int | str | null` -> a whole number or a string. null is taken everywhere, so that it tells nobody anything."""
+    names = types.split(" | ")
+    return " or ".join(_NOUNS.get(name, name) for name in names if name != "null" or names == ["null"])
 
 
 def _joined(path: str, name: str) -> str:

@@ -106,7 +106,8 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise AnychipError(f"host {host!r} is unknown here ({error}); choose another with --host") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no name of a host"
+        raise AnychipError(f"host {host!r} is unknown here ({why}); choose another with --host") from error
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listener = socket.socket(family, kind, protocol)
     try:

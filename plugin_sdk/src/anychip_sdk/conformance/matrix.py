@@ -22,7 +22,8 @@ def read_reports(paths: Sequence[Path]) -> list[dict[str, Any]]:
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise SuiteError(f"cannot read {file}: {error}; give report.json files of conformance runs") from error
+            why = error.strerror if isinstance(error, OSError) else f"no JSON: {error}"
+            raise SuiteError(f"cannot read {file}: {why}; give report.json files of conformance runs") from error
         if not isinstance(data, dict) or not {"device", "level", "profiles", "areas"} <= set(data):
             raise SuiteError(f"{file} is no report of a conformance run")
         reports.append(data)

@@ -36,5 +36,6 @@ def _report(folder: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SuiteError(f"cannot read {path}: {error}; give the folder of a run with --out") from error
+        why = error.strerror if isinstance(error, OSError) else f"no JSON: {error}"
+        raise SuiteError(f"cannot read {path}: {why}; give the folder of a run with --out") from error
     return data
