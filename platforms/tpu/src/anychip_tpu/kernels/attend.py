@@ -84,7 +84,6 @@ def attend(
     rows = () if sinks is None else (_of_rows(sinks, K, R, group),)
     in_vmem = tuple(pl.BlockSpec(each.shape, lambda *_: (0, 0, 0)) for each in rows)
     in_hbm = jax.tree.map(lambda _: pl.BlockSpec(memory_space=pltpu.HBM), (keys, values))
-    arrays = len(jax.tree.leaves((keys, values)))
     return pl.pallas_call(
         partial(_kernel, shape),
         out_shape=jax.ShapeDtypeStruct((N, K, R, Dv), q.dtype),
@@ -93,15 +92,7 @@ def attend(
             grid=(N,),
             in_specs=[in_vmem, pl.BlockSpec((1, K, R, D), tile), *in_hbm],
             out_specs=pl.BlockSpec((1, K, R, Dv), tile),
-            scratch_shapes=[
-                _buffer(shape, keys),
-                _buffer(shape, values),
-                pltpu.SemaphoreType.DMA((arrays, 2)),
-                pltpu.SMEM((1,), jnp.int32),
-                pltpu.VMEM((K, R, 1), jnp.float32),
-                pltpu.VMEM((K, R, 1), jnp.float32),
-                pltpu.VMEM((K, R, Dv), jnp.float32),
-            ],
+            scratch_shapes=_scratch(shape, keys, values, (K, R, Dv)),
         ),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=2**26),
         interpret=interpret,
@@ -113,6 +104,20 @@ def _of_rows(sinks: Array, heads: int, rows: int, group: int) -> Array:
     """[H] -> [K, R, 1]: what each row of a tile starts with."""
     each = jnp.broadcast_to(sinks.reshape(heads, 1, group), (heads, rows // group, group))
     return jnp.maximum(each, LOWEST).reshape(heads, rows, 1)
+
+
+def _scratch(shape: Shape, keys: Pages, values: Pages, out: tuple[int, int, int]) -> list[Any]:
+    """out: [K, R, Dv] of a tile. Two buffers and when they are there, which one is next, and the running softmax."""
+    arrays = len(jax.tree.leaves((keys, values)))
+    return [
+        _buffer(shape, keys),
+        _buffer(shape, values),
+        pltpu.SemaphoreType.DMA((arrays, 2)),
+        pltpu.SMEM((1,), jnp.int32),
+        pltpu.VMEM((*out[:2], 1), jnp.float32),
+        pltpu.VMEM((*out[:2], 1), jnp.float32),
+        pltpu.VMEM(out, jnp.float32),
+    ]
 
 
 def _buffer(shape: Shape, pages: Pages) -> Any:
