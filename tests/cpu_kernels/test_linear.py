@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,18 @@ def test_a_row_does_not_depend_on_the_others(ops, dtype):
         assert torch.equal(ops.linear(x[rows], packed), whole[rows])
 
 
+@pytest.mark.parametrize("kind", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("rows", [1, 4, 5, 13, 97, 200])
+@pytest.mark.parametrize("half", [32, 96, 100])
+def test_a_gate_makes_what_its_parts_make(ops, threads, rows, half, kind, dtype):
+    """Bit by bit, where a half is whole panels and where it is not."""
+    gate_up = ops._pack(replace(weight(2 * half, 33, dtype), sizes=(half, half)), embedding=False)
+    down = ops._pack(weight(40, half, dtype), embedding=False)
+    x = torch.randn(rows, 33, generator=torch.Generator().manual_seed(rows)).to(dtype)
+    hidden = ops.gated_activation(*ops.linear_split(x, gate_up), kind)
+    assert torch.equal(ops.gated_mlp(x, gate_up, down, kind), ops.linear(hidden, down))
+
+
 def test_strided_and_unaligned_rows(ops, dtype):
     w = weight(40, 24, dtype)
     packed = ops._pack(w, embedding=False)
@@ -79,7 +93,7 @@ def test_nothing_is_written_outside(ops, dtype):
         None,
         None,
     )
-    work = native.LinearWork(*pointers, 8, 4, 17, 8, 17, 0, 0, 0)
+    work = native.LinearWork(*pointers, 8, 4, 17, 8, 17, 0, 0, 0, 0)
     native.run(kernels.of("linear", dtype), work, 2)
     assert (room[:32] == 7).all()
     assert (room[32 + 4 * 17 :] == 7).all()

@@ -161,17 +161,26 @@ def test_nothing_is_written_outside(kernels, format, rows, inputs):
     """Neither past the result nor past the scratch, whose size the header gives."""
     w, x = quantize(weight(17, inputs), format, kernels), random(rows, inputs)
     groups = -(-inputs // (w.group or native.INPUT_GROUP))
-    size = rows * (8 * groups + inputs + 128)
+    size = max(rows, 2 * native.FEW) * (8 * groups + inputs + 128)
     y, scratch = torch.full((rows * 17 + 64,), 7.0), torch.full((size + 128,), 7, dtype=torch.uint8)
     work = native.LinearWork(
         *(x.data_ptr(), w.tensor.data_ptr(), w.scales.data_ptr(), None, y[32:].data_ptr(), scratch[64:].data_ptr()),
-        *(None, None, inputs, rows, 17, inputs, 17, w.bits, w.group, 0),
+        *(None, None, inputs, rows, 17, inputs, 17, w.bits, w.group, 0, 0),
     )
     native.run(kernels.linear_int_f32, work, 2)
     assert (y[:32] == 7).all()
     assert (y[32 + rows * 17 :] == 7).all()
     assert (scratch[:64] == 7).all()
     assert (scratch[64 + size :] == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("rows", [1, 4, 5, 13, 97])
+def test_a_gate_makes_what_its_parts_make(device, kernels, threads, format, rows, kind):
+    w, x = quantize(weight(192, 70), format, kernels), random(rows, 70)
+    gate, up = product(x, w, kernels).split(96, dim=-1)
+    gated = int_product(x, w, kernels, Launcher(), gated=kind)
+    assert torch.equal(gated, device.ops.gated_activation(gate, up, kind))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -1,5 +1,6 @@
 // The kernels of every instruction set of this processor against plain loops in float64: what can be checked where
 // there is no Python, as under an emulator of another processor. Prints a line for each instruction set.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -148,7 +149,7 @@ void check_int(const AnychipKernels& k, int64_t bits, int64_t group, int64_t row
     const AnychipPack p = {weight.data(), packed.data(), scales.data(), outputs, inputs, bits, group};
     run(k.pack_int, &p, threads);
     std::vector<float> y(rows * outputs);
-    std::vector<int32_t> scratch(rows * (8 * ((inputs + step - 1) / step) + inputs + 128) / 4 + 1);
+    std::vector<int32_t> scratch(std::max(rows, ANYCHIP_FEW_ROWS * threads) * (8 * ((inputs + step - 1) / step) + inputs + 128) / 4 + 1);
     AnychipLinear w = {};
     w.x = x.data(), w.packed = packed.data(), w.scales = scales.data(), w.y = y.data(), w.scratch = scratch.data();
     w.x_stride = inputs, w.rows = rows, w.outputs = outputs, w.inputs = inputs, w.y_stride = outputs;
@@ -192,7 +193,7 @@ void check_norm(const AnychipKernels& k, const Kind& kind, AnychipKernel kernel,
 void check_gated(const AnychipKernels& k, const Kind& kind, AnychipKernel kernel, int64_t rows, int64_t size,
                  int64_t threads) {
     Array gate(kind, draw(rows * size)), up(kind, draw(rows * size)), y(kind, rows * size);
-    const AnychipGated w = {gate.data(), up.data(), y.data(), nullptr, size, size, rows, size, 0};
+    const AnychipGated w = {gate.data(), up.data(), y.data(), nullptr, size, size, rows, size, ANYCHIP_SILU};
     run(kernel, &w, threads);
     bool right = true;
     for (int64_t i = 0; i < rows * size; ++i) {

@@ -45,7 +45,11 @@ typedef struct {
     int64_t group;
 } AnychipPack;
 
-/* x: [rows, inputs], bias: [outputs] or null -> y: [rows, outputs]. With `starts`, [groups + 1]: rows starts[g] up to
+/* Of a gated product; gelu in its tanh form. */
+enum { ANYCHIP_NOT_GATED, ANYCHIP_SILU, ANYCHIP_GELU_TANH };
+
+/* x: [rows, inputs], bias: [outputs] or null -> y: [rows, outputs]; with an activation [rows, outputs / 2], that of the
+ * first half of the outputs times the second half, where a half is whole panels. With `starts`, [groups + 1]: rows starts[g] up to
  * starts[g + 1] take the g-th of `groups` packed weights, which follow each other, without bias. */
 typedef struct {
     const void* x;
@@ -64,6 +68,7 @@ typedef struct {
     int64_t bits;
     int64_t group;
     int64_t groups;
+    int64_t activation;
 } AnychipLinear;
 
 /* weight: [size], y: [rows, size] = the norm of x, or with a residual (not null) of total = x + residual. residual, y
@@ -81,7 +86,7 @@ typedef struct {
     float eps;
 } AnychipNorm;
 
-/* y: [rows, size] = silu(gate) * up, or gelu's tanh form. */
+/* y: [rows, size] = activation(gate) * up. */
 typedef struct {
     const void* gate;
     const void* up;
@@ -91,7 +96,7 @@ typedef struct {
     int64_t up_stride;
     int64_t rows;
     int64_t size;
-    int64_t gelu;
+    int64_t activation;
 } AnychipGated;
 
 /* y[r] = x[ids[r]], rows of `size` elements or bytes, contiguous; null ids: zeros. */
@@ -233,6 +238,9 @@ typedef struct {
 /* Inputs of x that share a scale, where the weight has one for all of an output's inputs. */
 #define ANYCHIP_INPUT_GROUP 128
 
+/* So few that a product with them waits for the memory. */
+#define ANYCHIP_FEW_ROWS 4
+
 /* What comes before attention: RMSNorm of each head of q and k (q_norm, k_norm: [head_dim], or null), rotation by
  * cosine and sine [tokens, head_dim], the sine's first half negated (or null), and the writing of k and v. */
 typedef struct {
@@ -318,7 +326,8 @@ typedef struct {
      * [ceil(outputs / width), p / 8, width, 4] holds a number + 8 in half a byte, four inputs in the low halves and the
      * next four in the high ones. scales (bfloat16's bits): [ceil(outputs / width), groups, width].
      * x becomes whole numbers too, with a scale for each group of a row, of ANYCHIP_INPUT_GROUP inputs where group is
-     * 0; a row that is not finite gives NaN. scratch, 4-byte aligned: rows * (8 * x's groups + inputs + 128) bytes. */
+     * 0; a row that is not finite gives NaN. scratch, 4-byte aligned: rows * (8 * x's groups + inputs + 128) bytes; up
+     * to ANYCHIP_FEW_ROWS take that much for each thread. */
     AnychipKernel pack_int;       /* AnychipPack */
     AnychipKernel linear_int_f32; /* AnychipLinear; x and y in float32, bfloat16, float16; the bias in float32 */
     AnychipKernel linear_int_bf16;

@@ -37,13 +37,6 @@ void rms_norm(const void* arguments, AnychipTeam team) {
     });
 }
 
-static inline Vec silu(Vec x) { return x / (1.0f + exponential(-x)); }
-
-// 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3) (arXiv:1606.08415)
-static inline Vec gelu_tanh(Vec x) {
-    return x / (1.0f + exponential(x * (1.0f + 0.044715f * x * x) * -1.5957691216057308f));
-}
-
 template <typename Number>
 void gated(const void* arguments, AnychipTeam team) {
     const AnychipGated& w = *static_cast<const AnychipGated*>(arguments);
@@ -55,8 +48,8 @@ void gated(const void* arguments, AnychipTeam team) {
             for (int64_t i = 0; i < w.size; i += LANES) {
                 const int64_t left = w.size - i;
                 const Vec x = load_part(gate + r * w.gate_stride + i, left);
-                const Vec activated = w.gelu ? gelu_tanh(x) : silu(x);
-                store_part(y + r * w.size + i, activated * load_part(up + r * w.up_stride + i, left), left);
+                const Vec open = activated(w.activation, x);
+                store_part(y + r * w.size + i, open * load_part(up + r * w.up_stride + i, left), left);
             }
     });
 }

@@ -34,7 +34,7 @@ static void tile(const float* x, int64_t x_stride, const Number* panel, const Nu
     Vec sum[ROWS][VECTORS] = {};
     for (int64_t i = 0; i < inputs; ++i) {
         const Number* w = panel + i * WIDTH;
-        if (ROWS <= 4) {
+        if (ROWS <= FEW) {
             const char* ahead = reinterpret_cast<const char*>(w) + AHEAD;
             __builtin_prefetch(ahead);
             if (sizeof(Number) * WIDTH > 64) __builtin_prefetch(ahead + 64);
@@ -70,12 +70,10 @@ struct Tiles {
 template <typename Number>
 static void multiply(const AnychipLinear& w, const float* x, int64_t x_stride, AnychipTeam team) {
     const Number *packed = static_cast<const Number*>(w.packed), *bias = static_cast<const Number*>(w.bias);
-    Number* y = static_cast<Number*>(w.y);
-    by_panels(w, TILE, team, [=](int64_t row, int64_t count, int64_t panel, int64_t place) {
-        const int64_t column = panel * WIDTH;
+    by_panels<TILE, Number>(w, team, [=](int64_t row, int64_t count, int64_t place, int64_t column, Number* y,
+                                         int64_t y_stride) {
         Tiles<Number>::OF[count](x + row * x_stride, x_stride, packed + place * WIDTH * w.inputs,
-                                 bias ? bias + column : nullptr, w.outputs - column, w.inputs,
-                                 y + row * w.y_stride + column, w.y_stride);
+                                 bias ? bias + column : nullptr, w.outputs - column, w.inputs, y, y_stride);
     });
 }
 

@@ -90,7 +90,7 @@ static void tile(const uint16_t* x, int64_t x_stride, const uint32_t* panel, con
             for (int r = 0; r < ROWS; ++r) sum[r][o / LANES][o % LANES] = widened(bias[o]);
     const auto step = [&](int64_t i, bool whole) {
         const uint32_t* w = panel + i / 2 * WIDTH;
-        if (ROWS <= 4) __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 16);
+        if (ROWS <= FEW) __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 16);
         Bits row[VECTORS];
         for (int v = 0; v < VECTORS; ++v) row[v] = *reinterpret_cast<const LooseBits*>(w + v * LANES);
 #pragma GCC unroll 12
@@ -128,12 +128,10 @@ void linear_bf16(const void* arguments, AnychipTeam team) {
     const uint16_t* x = static_cast<const uint16_t*>(w.x);
     const Bfloat16* bias = static_cast<const Bfloat16*>(w.bias);
     const uint32_t* packed = static_cast<const uint32_t*>(w.packed);
-    Bfloat16* y = static_cast<Bfloat16*>(w.y);
-    by_panels(w, ROWS_AT_ONCE, team, [=](int64_t row, int64_t count, int64_t panel, int64_t place) {
-        const int64_t column = panel * WIDTH;
+    by_panels<ROWS_AT_ONCE, Bfloat16>(w, team, [=](int64_t row, int64_t count, int64_t place, int64_t column,
+                                                   Bfloat16* y, int64_t y_stride) {
         part_of(x + row * w.x_stride, w.x_stride, count, packed + place * WIDTH * ceil_div(w.inputs, 2),
-                     bias ? bias + column : nullptr, w.outputs - column, w.inputs, y + row * w.y_stride + column,
-                     w.y_stride);
+                bias ? bias + column : nullptr, w.outputs - column, w.inputs, y, y_stride);
     });
 #ifdef ANYCHIP_TILES
     close_tiles();

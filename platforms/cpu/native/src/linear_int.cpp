@@ -11,7 +11,6 @@
 
 namespace ANYCHIP_ISA {
 
-constexpr int FEW = 4;                       // rows for which the memory is slower than the products
 constexpr int64_t NEAR = 1024, FAR = 8192;   // bytes that a panel is fetched ahead to either cache
 constexpr int64_t AHEAD = 2048;              // and for few rows
 constexpr uint32_t MAGIC_BITS = 0x4b400000;  // of MAGIC
@@ -22,10 +21,12 @@ static inline int64_t group_of(int64_t group) { return group ? group : ANYCHIP_I
 // few lines of the first-level cache.
 static inline int64_t row_bytes(int64_t inputs) { return ceil_div(inputs, 64) * 64 + 64; }
 
-static inline Inputs inputs_of(void* scratch, int64_t rows, int64_t inputs, int64_t group) {
+// `place`: which of the scratch's parts for so many rows.
+static inline Inputs inputs_of(void* scratch, int64_t rows, int64_t inputs, int64_t group, int64_t place) {
     const int64_t step = group_of(group), groups = ceil_div(inputs, step);
-    float* scales = static_cast<float*>(scratch);
-    int32_t* starts = static_cast<int32_t*>(scratch) + rows * groups;
+    char* from = static_cast<char*>(scratch) + place * rows * (8 * groups + row_bytes(inputs));
+    float* scales = reinterpret_cast<float*>(from);
+    int32_t* starts = reinterpret_cast<int32_t*>(from) + rows * groups;
     return {scales, starts, reinterpret_cast<int8_t*>(starts + rows * groups), row_bytes(inputs), groups, step};
 }
 
@@ -33,14 +34,14 @@ static inline Inputs inputs_of(void* scratch, int64_t rows, int64_t inputs, int6
 // so the row's results.
 template <typename Number>
 static inline void quantize(const Number* x, int64_t count, uint32_t shift, float* scale, int32_t* start, int8_t* out) {
-    Vec most = {}, probe = {};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const Vec v = load_part(x + i, count - i);
-        most = larger(larger(most, v), -v);
-        probe += v * 0.0f;
-    }
-    const float top = largest(most), inverse = top < TINY ? 0.0f : 127.0f / top;
-    *scale = (top < TINY ? 0.0f : top / 127.0f) + sum(probe);
+    constexpr int32_t SIZE = 0x7fffffff, INFINITE = 0x7f800000;  // a float's bits but the sign's; its order is theirs
+    Ints most = {};
+    for (int64_t i = 0; i < count; i += LANES) most = larger(most, (Ints)load_part(x + i, count - i) & SIZE);
+    const int32_t bits = largest(most);
+    float top;
+    __builtin_memcpy(&top, &bits, sizeof top);
+    const float inverse = top < TINY || bits >= INFINITE ? 0.0f : 127.0f / top;
+    *scale = bits >= INFINITE ? __builtin_nanf("") : top < TINY ? 0.0f : top / 127.0f;
     Bits total = {};
     int64_t i = 0;
     for (; i < count; i += LANES) {
@@ -50,9 +51,7 @@ static inline void quantize(const Number* x, int64_t count, uint32_t shift, floa
         __builtin_memcpy(out + i, &bytes, sizeof bytes);
     }
     for (; i < ceil_div(count, STEP) * STEP; ++i) out[i] = 0;
-    uint32_t of_all = 0;  // without sign, since what is made of NaN may wrap
-    for (int64_t lane = 0; lane < LANES; ++lane) of_all += total[lane];
-    *start = static_cast<int32_t>(0u - shift * of_all);
+    *start = static_cast<int32_t>(0u - shift * sum(total));  // without sign, since what is made of NaN may wrap
 }
 
 template <typename Number>
@@ -171,17 +170,20 @@ void linear_int(const void* arguments, AnychipTeam team) {
     const float* bias = static_cast<const float*>(w.bias);
     const uint8_t* packed = static_cast<const uint8_t*>(w.packed);
     const int64_t rows = live_rows(w.rows, w.live);
-    const Inputs whole = inputs_of(w.scratch, rows, w.inputs, w.group);
+    // Few inputs are made whole numbers by every thread for itself: sooner than it would have them from another.
+    const bool apart = rows <= FEW && worth(rows * w.inputs, team).all == 1;
+    const Inputs whole = inputs_of(w.scratch, rows, w.inputs, w.group, apart ? team.me : 0);
     const uint32_t shift = w.bits == 4 ? 8 : FLIP ? 0 : 128;
-    quantize_rows(static_cast<const Number*>(w.x), w.x_stride, rows, w.inputs, shift, whole, team);
-    barrier(team);
+    const AnychipTeam sharers = apart ? AnychipTeam{0, 1, team.meeting} : team;
+    quantize_rows(static_cast<const Number*>(w.x), w.x_stride, rows, w.inputs, shift, whole, sharers);
+    if (!apart) barrier(team);
     const int64_t padded = ceil_div(w.inputs, STEP) * STEP, groups = w.group ? whole.groups : 1;
     const auto tiles = w.bits == 4 ? part_of<4, true> : w.group ? part_of<8, true> : part_of<8, false>;
-    by_panels(w, ROWS_AT_ONCE, team, [=](int64_t row, int64_t count, int64_t panel, int64_t place) {
-        const int64_t column = panel * WIDTH;
+    by_panels<ROWS_AT_ONCE, Number>(w, team, [=](int64_t row, int64_t count, int64_t place, int64_t column, Number* y,
+                                                 int64_t y_stride) {
         const Panel p = {packed + place * WIDTH * padded * w.bits / 8, w.scales + place * WIDTH * groups,
                          bias ? bias + column : nullptr, w.outputs - column, padded, KIND<Number>};
-        tiles(whole, row, count, p, w.y, row * w.y_stride + column, w.y_stride);
+        tiles(whole, row, count, p, y, 0, y_stride);
     });
 #ifdef ANYCHIP_TILES
     close_tiles();

@@ -1,28 +1,75 @@
 // How products with packed weights are shared out and ordered, whatever the weight's type.
 #pragma once
 
+#include "elementwise.h"
 #include "linear.h"
 #include "threads.h"
 
 namespace ANYCHIP_ISA {
 
-// Rows first..end by panels from..to, which lie `before` panels on in the packed weight, as part(row, count, panel,
-// place) for `count` <= tile rows from `row` on. Every panel passes over BLOCK rows at a time.
-template <typename Part>
-static inline void walk(int64_t first, int64_t end, int64_t from, int64_t to, int64_t before, int64_t tile,
-                        const Part& part) {
-    for (int64_t block = first; block < end; block += BLOCK) {
-        const int64_t block_end = least(end, block + BLOCK);
-        for (int64_t panel = from; panel < to; ++panel)
-            for (int64_t row = block; row < block_end; row += tile)
-                part(row, least(tile, block_end - row), panel, before + panel);
+constexpr int64_t FEW = ANYCHIP_FEW_ROWS;
+
+// y = activation(y) * up, for `rows` rows of one panel.
+template <typename Number>
+static inline void activate(int64_t activation, Number* y, int64_t y_stride, const Number* up, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < WIDTH; i += LANES) {
+            Number* at = y + r * y_stride + i;
+            store(at, activated(activation, load(at)) * load(up + r * WIDTH + i));
+        }
+}
+
+// Which rows meet which panels of the weight, the `group`-th of those that are packed one after another.
+struct Block {
+    int64_t first, end, from, to, group;
+};
+
+// Calls product for every row of a block and one panel.
+template <int64_t TILE_OF, typename Number, typename Product>
+static inline void pass(const Block& b, int64_t place, int64_t column, Number* y, int64_t y_stride,
+                        const Product& product) {
+    for (int64_t row = b.first; row < b.end; row += TILE_OF)
+        product(row, least(TILE_OF, b.end - row), place, column, y + (row - b.first) * y_stride, y_stride);
+}
+
+// A block of at most BLOCK rows whose panels are the gate's; those of what it opens lie as many panels behind them as
+// there are.
+template <int64_t TILE_OF, typename Number, typename Product>
+static inline void walk_gated(const AnychipLinear& w, const Block& b, const Product& product) {
+    const int64_t half = w.outputs / 2, panels = half / WIDTH, place = 2 * b.group * panels;
+    Number* y = static_cast<Number*>(w.y) + b.first * w.y_stride;
+    Number up[BLOCK * WIDTH];
+    const auto gate = [&](int64_t panel) {
+        pass<TILE_OF>(b, place + panel, panel * WIDTH, y + panel * WIDTH, w.y_stride, product);
+    };
+    // Few rows wait for the memory, which is fastest where panels follow each other.
+    const bool few = b.end - b.first <= FEW;
+    for (int64_t panel = b.from; few && panel < b.to; ++panel) gate(panel);
+    for (int64_t panel = b.from; panel < b.to; ++panel) {
+        if (!few) gate(panel);
+        pass<TILE_OF>(b, place + panels + panel, half + panel * WIDTH, up, WIDTH, product);
+        activate(w.activation, y + panel * WIDTH, w.y_stride, up, b.end - b.first);
+    }
+}
+
+// Every panel passes over BLOCK rows at a time.
+template <int64_t TILE_OF, typename Number, typename Product>
+static inline void walk(const AnychipLinear& w, const Block& all, const Product& product) {
+    const int64_t place = all.group * ceil_div(w.outputs, WIDTH);
+    for (int64_t first = all.first; first < all.end; first += BLOCK) {
+        const Block b = {first, least(all.end, first + BLOCK), all.from, all.to, all.group};
+        Number* y = static_cast<Number*>(w.y) + first * w.y_stride;
+        if (w.activation)
+            walk_gated<TILE_OF, Number>(w, b, product);
+        else
+            for (int64_t panel = b.from; panel < b.to; ++panel)
+                pass<TILE_OF>(b, place + panel, panel * WIDTH, y + panel * WIDTH, w.y_stride, product);
     }
 }
 
 // Groups of rows with a weight each. A panel costs a thread its reading, as much as READ rows, and its rows.
-template <typename Part>
-static inline void by_groups(const AnychipLinear& w, int64_t panels, int64_t tile, AnychipTeam team,
-                             const Part& part) {
+template <int64_t TILE_OF, typename Number, typename Product>
+static inline void by_groups(const AnychipLinear& w, int64_t panels, AnychipTeam team, const Product& product) {
     constexpr int64_t READ = 8;
     const auto cost = [=](int64_t g) -> int64_t {
         const int64_t rows = w.starts[g + 1] - w.starts[g];
@@ -35,22 +82,26 @@ static inline void by_groups(const AnychipLinear& w, int64_t panels, int64_t til
         if (cost(g) == 0 || before >= end) continue;
         const int64_t from = first > before ? least(panels, ceil_div(first - before, cost(g))) : 0;
         const int64_t to = least(panels, ceil_div(end - before, cost(g)));
-        walk(w.starts[g], w.starts[g + 1], from, to, g * panels, tile, part);
+        walk<TILE_OF, Number>(w, {w.starts[g], w.starts[g + 1], from, to, g}, product);
     }
 }
 
-// Calls part(row, count, panel, place) until every row has met every panel of its weight; `place`: where the panel lies
-// in the packed weight. Few rows: each thread reads its own part of the weight, once.
-template <typename Part>
-static inline void by_panels(const AnychipLinear& w, int64_t tile, AnychipTeam team, const Part& part) {
-    const int64_t rows = live_rows(w.rows, w.live), panels = ceil_div(w.outputs, WIDTH), tiles = ceil_div(rows, tile);
+// Calls product(row, count, place, column, y, y_stride) until every row has met every panel of its weight: for `count`
+// rows, at most TILE_OF, from `row` on, the panel that is the place-th of all that are packed and whose first output is
+// `column`, and where the results go. Few rows: each thread reads its own part of the weight, once.
+template <int64_t TILE_OF, typename Number, typename Product>
+static inline void by_panels(const AnychipLinear& w, AnychipTeam team, const Product& product) {
+    const int64_t rows = live_rows(w.rows, w.live), tiles = ceil_div(rows, TILE_OF);
+    const int64_t panels = w.activation ? w.outputs / 2 / WIDTH : ceil_div(w.outputs, WIDTH);
     if (w.starts)
-        by_groups(w, panels, tile, team, part);
+        by_groups<TILE_OF, Number>(w, panels, team, product);
     else if (panels >= 4 * team.all || panels >= tiles)
-        share(panels, team, [=](int64_t from, int64_t to) { walk(0, rows, from, to, 0, tile, part); });
+        share(panels, team, [&](int64_t from, int64_t to) {
+            walk<TILE_OF, Number>(w, {0, rows, from, to, 0}, product);
+        });
     else
-        share(tiles, team, [=](int64_t first, int64_t end) {
-            walk(first * tile, least(rows, end * tile), 0, panels, 0, tile, part);
+        share(tiles, team, [&](int64_t first, int64_t end) {
+            walk<TILE_OF, Number>(w, {first * TILE_OF, least(rows, end * TILE_OF), 0, panels, 0}, product);
         });
 }
 

@@ -32,6 +32,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * ANYCHIP_LANES)));
 typedef uint32_t Bits __attribute__((vector_size(4 * ANYCHIP_LANES)));
 
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+static inline Ints larger(Ints a, Ints b) { return a > b ? a : b; }
 
 // Shuffles, of one row or of two, a and b, as constants: lanes that are set one by one cost the compiler seconds a kernel.
 template <int32_t... LANE>
@@ -59,8 +60,8 @@ typedef Lanes<0, 1, 2, 3> Shuffle;
 #endif
 
 // Pairs first, so that the sum's shape does not hang on how the compiler orders it.
-template <int32_t HALF = ANYCHIP_LANES / 2>
-static inline float sum(Vec v) {
+template <int32_t HALF = ANYCHIP_LANES / 2, typename Numbers>
+static inline auto sum(Numbers v) {
     if constexpr (HALF == 0)
         return v[0];
     else
@@ -103,8 +104,8 @@ static inline bool any(Ints lanes) {
     return found != 0;
 }
 
-template <int32_t HALF = ANYCHIP_LANES / 2>
-static inline float largest(Vec v) {
+template <int32_t HALF = ANYCHIP_LANES / 2, typename Numbers>
+static inline auto largest(Numbers v) {
     if constexpr (HALF == 0)
         return v[0];
     else

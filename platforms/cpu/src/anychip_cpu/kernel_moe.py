@@ -3,12 +3,12 @@ expert's weight meets its rows in one product."""
 
 from __future__ import annotations
 
-from anychip_sdk.contract import MoESpec
+from anychip_sdk.contract import Activation, MoESpec
 from torch import Tensor, int32
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import CombineWork, GatedWork, GatherWork, Kernels, RouteWork
-from anychip_cpu.packed import Groups, PackedWeight, product
+from anychip_cpu.native import ACTIVATIONS, CombineWork, GatedWork, GatherWork, Kernels, RouteWork
+from anychip_cpu.packed import Groups, PackedWeight, gates, product
 from anychip_cpu.quantized import IntExperts, int_product
 
 Experts = PackedWeight | IntExperts
@@ -31,13 +31,16 @@ def experts(
     rows = launch.empty((picks, size), x.dtype)
     gather = GatherWork(x.data_ptr(), token.data_ptr(), rows.data_ptr(), groups.live, picks, x[:1].nbytes, 1.0)
     launch.run(kernels.gather, gather)
-    gate, up = _product(rows, gate_up, kernels, launch, groups).split(gate_up.sizes, -1)  # type: ignore[no-untyped-call]
-    hidden = launch.empty((picks, gate_up.sizes[0]), x.dtype)
-    gated = GatedWork(
-        *(gate.data_ptr(), up.data_ptr(), hidden.data_ptr(), groups.live, gate.stride(0), up.stride(0)),
-        *(picks, hidden.shape[1], spec.activation == "gelu_tanh"),
-    )
-    launch.run(kernels.of("gated", x.dtype), gated)
+    if gates(gate_up.sizes, kernels):
+        hidden = _product(rows, gate_up, kernels, launch, groups, spec.activation)
+    else:
+        gate, up = _product(rows, gate_up, kernels, launch, groups).split(gate_up.sizes, -1)  # type: ignore[no-untyped-call]
+        hidden = launch.empty((picks, gate_up.sizes[0]), x.dtype)
+        gated = GatedWork(
+            *(gate.data_ptr(), up.data_ptr(), hidden.data_ptr(), groups.live, gate.stride(0), up.stride(0)),
+            *(picks, hidden.shape[1], ACTIVATIONS[spec.activation]),
+        )
+        launch.run(kernels.of("gated", x.dtype), gated)
     parts = _product(hidden, down, kernels, launch, groups)
     y = launch.empty((tokens, size), x.dtype, like=x)
     pointers = (t.data_ptr() for t in (parts, weights, place, y))
@@ -45,7 +48,9 @@ def experts(
     return y
 
 
-def _product(x: Tensor, w: Experts, kernels: Kernels, launch: Launcher, groups: Groups) -> Tensor:
+def _product(
+    x: Tensor, w: Experts, kernels: Kernels, launch: Launcher, groups: Groups, gated: Activation | None = None
+) -> Tensor:
     if isinstance(w, IntExperts):
-        return int_product(x, w, kernels, launch, groups)
-    return product(x, w, kernels, launch, groups)
+        return int_product(x, w, kernels, launch, groups, gated)
+    return product(x, w, kernels, launch, groups, gated)

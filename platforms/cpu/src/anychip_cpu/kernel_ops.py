@@ -15,6 +15,7 @@ from anychip_cpu.kernel_moe import Experts, experts
 from anychip_cpu.kernel_sampling import sample
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import (
+    ACTIVATIONS,
     GatedWork,
     GatherWork,
     Kernels,
@@ -23,7 +24,7 @@ from anychip_cpu.native import (
     RopeWork,
 )
 from anychip_cpu.onednn_ops import CpuOps
-from anychip_cpu.packed import DTYPES, PackedWeight, pack, product
+from anychip_cpu.packed import DTYPES, PackedWeight, gates, pack, product
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight, int_product, quantize, quantize_experts
 
 
@@ -129,10 +130,20 @@ class KernelOps(CpuOps):
         y = self._launch.empty((rows, size), gate.dtype, like=gate)
         work = GatedWork(
             *(gate.data_ptr(), up.data_ptr(), y.data_ptr(), self._launch.live(gate)),
-            *(gate.stride(0), up.stride(0), rows, size, kind == "gelu_tanh"),
+            *(gate.stride(0), up.stride(0), rows, size, ACTIVATIONS[kind]),
         )
         self._launch.run(self._kernels.of("gated", gate.dtype), work)
         return y
+
+    def gated_mlp(self, x: Tensor, gate_up: Weight, down: Weight, kind: Activation) -> Tensor:
+        """The gate is applied as the products are made: what they are made of is twice as large as the result."""
+        if not gates(gate_up.sizes, self._kernels):
+            return super().gated_mlp(x, gate_up, down, kind)
+        if isinstance(gate_up, IntWeight):
+            return self.linear(int_product(x, gate_up, self._kernels, self._launch, gated=kind), down)
+        if isinstance(gate_up, PackedWeight):
+            return self.linear(product(x, gate_up, self._kernels, self._launch, gated=kind), down)
+        return super().gated_mlp(x, gate_up, down, kind)
 
     def rope_angles(self, positions: Tensor, w: Weight) -> tuple[Tensor, Tensor]:
         positions = self._launch.dense(positions)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from anychip_sdk.contract import DeviceError
+from anychip_sdk.contract import Activation, DeviceError
 
 from anychip_cpu.library import library_path
 
@@ -24,9 +24,10 @@ PREFILL_ROWS = 96
 GROUP_MAX = 64
 HEAD_MAX = 256
 INPUT_GROUP = 128
+FEW = 4
 SAMPLE_BYTES = 16
 """ANYCHIP_DECODE_CHUNK, ANYCHIP_PREFILL_ROWS, the most query heads of one KV head, ANYCHIP_HEAD_MAX,
-ANYCHIP_INPUT_GROUP and ANYCHIP_SAMPLE_BYTES, of the header."""
+ANYCHIP_INPUT_GROUP, ANYCHIP_FEW_ROWS and ANYCHIP_SAMPLE_BYTES, of the header."""
 
 _P, _N, _F = c_void_p, c_int64, c_float
 
@@ -45,7 +46,8 @@ class PackWork(Structure):
 
 class LinearWork(Structure):
     _fields_ = _struct(
-        P="x packed scales bias y scratch live starts", N="x_stride rows outputs inputs y_stride bits group groups"
+        P="x packed scales bias y scratch live starts",
+        N="x_stride rows outputs inputs y_stride bits group groups activation",
     )
 
 
@@ -54,7 +56,7 @@ class NormWork(Structure):
 
 
 class GatedWork(Structure):
-    _fields_ = _struct(P="gate up y live", N="gate_stride up_stride rows size gelu")
+    _fields_ = _struct(P="gate up y live", N="gate_stride up_stride rows size activation")
 
 
 class GatherWork(Structure):
@@ -113,6 +115,10 @@ SUFFIXES: Mapping[torch.dtype, str] = {torch.float32: "f32", torch.bfloat16: "bf
 """Kinds of numbers that kernels compute with, and the ends of their names."""
 KEPT: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 """What pages hold, by the header's numbers."""
+
+
+ACTIVATIONS: Mapping[Activation | None, int] = {None: 0, "silu": 1, "gelu_tanh": 2}
+"""Of a gated product, by the header's numbers."""
 
 
 def _each(name: str) -> tuple[str, ...]:

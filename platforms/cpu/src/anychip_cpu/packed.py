@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from anychip_sdk.contract import Activation
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import Kernels, LinearWork, PackWork, advise, run
+from anychip_cpu.native import ACTIVATIONS, Kernels, LinearWork, PackWork, advise, run
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -52,11 +53,24 @@ def pack(w: Weight, kernels: Kernels) -> PackedWeight:
     return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs, inputs=inputs)
 
 
-def product(x: Tensor, w: PackedWeight, kernels: Kernels, launch: Launcher, groups: Groups | None = None) -> Tensor:
-    """x: [T, I] -> [T, O]."""
+def gates(sizes: tuple[int, ...], kernels: Kernels) -> bool:
+    """Whether a product with outputs of these sizes can be gated: two of the same, in whole panels."""
+    return len(sizes) == 2 and sizes[0] == sizes[1] and sizes[0] % kernels.width == 0
+
+
+def product(
+    x: Tensor,
+    w: PackedWeight,
+    kernels: Kernels,
+    launch: Launcher,
+    groups: Groups | None = None,
+    gated: Activation | None = None,
+) -> Tensor:
+    """x: [T, I] -> [T, O]; gated: -> [T, O / 2], see `gates`."""
     x = launch.rows(x)
     rows, inputs = x.shape
-    y = launch.empty((rows, w.outputs), x.dtype, like=x if groups is None else None)
+    size = w.outputs if gated is None else w.outputs // 2
+    y = launch.empty((rows, size), x.dtype, like=x if groups is None else None)
     bias = None if w.bias is None else w.bias.data_ptr()
     scratch = launch.empty((rows, inputs)) if x.dtype == torch.float16 else None
     live = launch.live(x) if groups is None else groups.live
@@ -64,7 +78,7 @@ def product(x: Tensor, w: PackedWeight, kernels: Kernels, launch: Launcher, grou
     work = LinearWork(
         *(x.data_ptr(), w.tensor.data_ptr(), None, bias, y.data_ptr()),
         *(None if scratch is None else scratch.data_ptr(), live, starts),
-        *(x.stride(0), rows, w.outputs, inputs, w.outputs, 0, 0, count),
+        *(x.stride(0), rows, w.outputs, inputs, size, 0, 0, count, ACTIVATIONS[gated]),
     )
     launch.run(kernels.of("linear", x.dtype), work)
     return y

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from anychip_sdk.contract import QuantFormat
+from anychip_sdk.contract import Activation, QuantFormat
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import INPUT_GROUP, Kernels, LinearWork, PackWork, advise, run
+from anychip_cpu.native import ACTIVATIONS, FEW, INPUT_GROUP, Kernels, LinearWork, PackWork, advise, run
 from anychip_cpu.packed import Groups
 
 FORMATS = ("int8", "int8-g32", "int8-g64", "int8-g128", "int4", "int4-g32", "int4-g64", "int4-g128")
@@ -65,19 +65,29 @@ def quantize_experts(w: Weight, format: QuantFormat, kernels: Kernels) -> IntExp
     )
 
 
-def int_product(x: Tensor, w: IntWeight, kernels: Kernels, launch: Launcher, groups: Groups | None = None) -> Tensor:
-    """x: [T, I] -> [T, O] in x's dtype. Inside, x becomes whole numbers of 8 bits, and sums of groups are float32."""
+def int_product(
+    x: Tensor,
+    w: IntWeight,
+    kernels: Kernels,
+    launch: Launcher,
+    groups: Groups | None = None,
+    gated: Activation | None = None,
+) -> Tensor:
+    """x: [T, I] -> [T, O] in x's dtype; gated: -> [T, O / 2], see `gates`. Inside, x becomes whole numbers of 8 bits,
+    and sums of groups are float32."""
     x = launch.rows(x)
     rows, inputs = x.shape
-    y = launch.empty((rows, w.outputs), x.dtype, like=x if groups is None else None)
+    size = w.outputs if gated is None else w.outputs // 2
+    y = launch.empty((rows, size), x.dtype, like=x if groups is None else None)
     scales = -(-inputs // (w.group or INPUT_GROUP))
-    scratch = launch.empty((rows * (8 * scales + inputs + 128),), torch.uint8)
+    room = max(rows, FEW * torch.get_num_threads())
+    scratch = launch.empty((room * (8 * scales + inputs + 128),), torch.uint8)
     live = launch.live(x) if groups is None else groups.live
     starts, count = (None, 0) if groups is None else (groups.starts, groups.count)
     work = LinearWork(
         *(x.data_ptr(), w.tensor.data_ptr(), w.scales.data_ptr(), None if w.bias is None else w.bias.data_ptr()),
         *(y.data_ptr(), scratch.data_ptr(), live, starts),
-        *(x.stride(0), rows, w.outputs, inputs, w.outputs, w.bits, w.group, count),
+        *(x.stride(0), rows, w.outputs, inputs, size, w.bits, w.group, count, ACTIVATIONS[gated]),
     )
     launch.run(kernels.of("linear_int", x.dtype), work)
     return y
