@@ -17,18 +17,25 @@ extern "C" {
 #endif
 
 typedef struct AnychipMeeting AnychipMeeting; /* what the threads of a team share, see native/src/threads.h */
+typedef struct AnychipAhead AnychipAhead;     /* what this thread will read, likewise */
 
 typedef struct {
     int64_t me;  /* this thread, from 0 */
     int64_t all; /* threads of the team */
     AnychipMeeting* meeting;
+    AnychipAhead* ahead; /* null: nothing is known */
 } AnychipTeam;
 
 typedef void (*AnychipKernel)(const void* arguments, AnychipTeam team);
 
+/* `reads`: null, or that many parts one after another, each of part_bytes, of which every thread reads its share, in
+ * order: a thread that waits in a command before fetches the start of it. */
 typedef struct {
     AnychipKernel kernel;
     const void* arguments;
+    const void* reads;
+    int64_t parts;
+    int64_t part_bytes;
 } AnychipCommand;
 
 /* What pages hold. ANYCHIP_INT8: whole numbers times a float of their own for each vector, its largest magnitude / 127. */

@@ -126,6 +126,19 @@ const Isa ISAS[] = {  // best first
 #endif
 };
 
+// The start of what this thread reads in the first command from `next` on that says what it reads; `next` becomes the one
+// behind it.
+AnychipAhead ahead_of(const AnychipCommand* commands, int64_t count, int64_t* next, AnychipTeam team) {
+    constexpr int64_t MOST = 64 << 10;  // bytes, much less than a second-level cache
+    while (*next < count && !commands[*next].reads) ++*next;
+    if (*next == count) return {};
+    const AnychipCommand& c = commands[(*next)++];
+    const int64_t first = c.parts * team.me / team.all, end = c.parts * (team.me + 1) / team.all;
+    const int64_t bytes = (end - first) * c.part_bytes;
+    const char* from = static_cast<const char*>(c.reads) + first * c.part_bytes;
+    return {from, from + (bytes < MOST ? bytes : MOST)};
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void anychip_cpu_run(const AnychipCommand* commands, int64_t count,
@@ -133,9 +146,13 @@ extern "C" __attribute__((visibility("default"))) void anychip_cpu_run(const Any
     AnychipMeeting meeting;
 #pragma omp parallel num_threads(static_cast<int>(threads))
     {
-        const AnychipTeam team = {omp_get_thread_num(), omp_get_num_threads(), &meeting};
+        AnychipAhead ahead;
+        const AnychipTeam team = {omp_get_thread_num(), omp_get_num_threads(), &meeting, &ahead};
+        int64_t next = 0;
+        ahead = ahead_of(commands, count, &next, team);
         for (int64_t i = 0; i < count; ++i) {
             commands[i].kernel(commands[i].arguments, team);
+            if (i + 1 == next) ahead = ahead_of(commands, count, &next, team);
             dispatch::barrier(team);
         }
     }

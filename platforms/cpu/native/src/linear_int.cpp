@@ -174,7 +174,7 @@ void linear_int(const void* arguments, AnychipTeam team) {
     const bool apart = rows <= FEW && worth(rows * w.inputs, team).all == 1;
     const Inputs whole = inputs_of(w.scratch, rows, w.inputs, w.group, apart ? team.me : 0);
     const uint32_t shift = w.bits == 4 ? 8 : FLIP ? 0 : 128;
-    const AnychipTeam sharers = apart ? AnychipTeam{0, 1, team.meeting} : team;
+    const AnychipTeam sharers = apart ? AnychipTeam{0, 1, team.meeting, nullptr} : team;
     quantize_rows(static_cast<const Number*>(w.x), w.x_stride, rows, w.inputs, shift, whole, sharers);
     if (!apart) barrier(team);
     const int64_t padded = ceil_div(w.inputs, STEP) * STEP, groups = w.group ? whole.groups : 1;

@@ -14,7 +14,25 @@ struct AnychipMeeting {
     alignas(64) int64_t ticket = 0;
 };
 
+// Bytes that a thread will read in a later command, and are not on their way yet.
+struct AnychipAhead {
+    const char* from = nullptr;
+    const char* end = nullptr;
+};
+
 namespace ANYCHIP_ISA {
+
+// A moment of waiting, in which two lines of what comes are fetched.
+static inline void pause(AnychipAhead* ahead) {
+    if (ahead && ahead->from < ahead->end) {
+        __builtin_prefetch(ahead->from, 0, 2), __builtin_prefetch(ahead->from + 64, 0, 2);
+        ahead->from += 128;
+        return;
+    }
+#ifdef ANYCHIP_X86
+    __builtin_ia32_pause();
+#endif
+}
 
 // Every thread of the team waits for the others here. OpenMP's own barrier spins for milliseconds, which costs whole
 // time slices where other processes want the cores; this one soon gives its core away.
@@ -33,11 +51,10 @@ static inline void barrier(AnychipTeam team) {
         return;
     }
     for (int64_t spins = 0; __atomic_load_n(&m.past, __ATOMIC_ACQUIRE) == past; ++spins) {
-        if (spins >= SPINS) sched_yield();
-#ifdef ANYCHIP_X86
+        if (spins >= SPINS)
+            sched_yield();
         else
-            __builtin_ia32_pause();
-#endif
+            pause(team.ahead);
     }
 }
 
@@ -57,7 +74,7 @@ static inline void share(int64_t count, AnychipTeam team, const Body& body) {
 // The team, or its first thread alone where there are too few elements for more.
 static inline AnychipTeam worth(int64_t elements, AnychipTeam team) {
     constexpr int64_t ALONE = 16384;
-    return {team.me, elements < ALONE ? 1 : team.all, team.meeting};
+    return {team.me, elements < ALONE ? 1 : team.all, team.meeting, nullptr};
 }
 
 static inline int64_t live_rows(int64_t rows, const int32_t* live) { return live && *live < rows ? *live : rows; }

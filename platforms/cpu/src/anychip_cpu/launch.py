@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from anychip_cpu.native import run
+from anychip_cpu.native import Reads, run
 
 
 class Recorder(Protocol):
     """What a step that is recorded adds to a call."""
 
-    def run(self, kernel: int, arguments: Structure) -> None: ...
+    def run(self, kernel: int, arguments: Structure, reads: Reads | None) -> None: ...
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor | None) -> Tensor: ...
     def live(self, x: Tensor) -> int: ...
     def kit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
@@ -27,10 +27,10 @@ class Launcher:
     def __init__(self) -> None:
         self.recorder: Recorder | None = None
 
-    def run(self, kernel: int, arguments: Structure) -> None:
+    def run(self, kernel: int, arguments: Structure, reads: Reads | None = None) -> None:
         """What `arguments` points to must live until this returns."""
         if self.recorder is not None:
-            self.recorder.run(kernel, arguments)
+            self.recorder.run(kernel, arguments, reads)
         else:
             run(kernel, arguments, torch.get_num_threads())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from ctypes import CDLL, POINTER, Structure, addressof, c_char_p, c_float, c_int64, c_void_p, sizeof
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -106,9 +107,23 @@ class PrepareWork(Structure):
 
 
 class Command(Structure):
-    """A kernel's address and that of its arguments."""
+    """A kernel's address and that of its arguments; and what it reads in parts that threads share, `reads`, or None."""
 
-    _fields_ = _struct(P="kernel arguments")
+    _fields_ = (*_struct(P="kernel arguments reads"), *_struct(N="parts part_bytes"))
+
+
+@dataclass(frozen=True)
+class Reads:
+    """`parts` parts of `part_bytes` one after another from an address on. Every thread reads its share, in order."""
+
+    address: int
+    parts: int
+    part_bytes: int
+
+
+def command(kernel: int, arguments: Structure, reads: Reads | None = None) -> Command:
+    rest = () if reads is None else (reads.address, reads.parts, reads.part_bytes)
+    return Command(kernel, addressof(arguments), *rest)
 
 
 SUFFIXES: Mapping[torch.dtype, str] = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -211,7 +226,7 @@ def run(kernel: int, arguments: Structure, threads: int) -> None:
     """One kernel, on `threads` threads. What the arguments point to must live until it returns."""
     found = library()
     assert found is not None  # or there would be no kernel
-    found.anychip_cpu_run(Command(kernel, addressof(arguments)), 1, threads)
+    found.anychip_cpu_run(command(kernel, arguments), 1, threads)
 
 
 class Stretch:
@@ -223,9 +238,9 @@ class Stretch:
         self._commands: list[Command] = []
         self._array: Any = None
 
-    def add(self, kernel: int, arguments: Structure) -> None:
+    def add(self, kernel: int, arguments: Structure, reads: Reads | None = None) -> None:
         self._held.append(arguments)
-        self._commands.append(Command(kernel, addressof(arguments)))
+        self._commands.append(command(kernel, arguments, reads))
 
     def kernels(self) -> list[tuple[int, Structure]]:
         """In order, with their arguments."""

@@ -10,7 +10,7 @@ from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import ACTIVATIONS, Kernels, LinearWork, PackWork, advise, run
+from anychip_cpu.native import ACTIVATIONS, Kernels, LinearWork, PackWork, Reads, advise, run
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -58,6 +58,11 @@ def gates(sizes: tuple[int, ...], kernels: Kernels) -> bool:
     return len(sizes) == 2 and sizes[0] == sizes[1] and sizes[0] % kernels.width == 0
 
 
+def reads(panels: Tensor, gated: Activation | None) -> Reads:
+    """What a product reads of its weight [panels, ...]; of a gated one that of the gate, which comes first."""
+    return Reads(panels.data_ptr(), len(panels) // (1 if gated is None else 2), panels[:1].nbytes)
+
+
 def product(
     x: Tensor,
     w: PackedWeight,
@@ -80,5 +85,5 @@ def product(
         *(None if scratch is None else scratch.data_ptr(), live, starts),
         *(x.stride(0), rows, w.outputs, inputs, size, 0, 0, count, ACTIVATIONS[gated]),
     )
-    launch.run(kernels.of("linear", x.dtype), work)
+    launch.run(kernels.of("linear", x.dtype), work, reads(w.tensor, gated) if groups is None else None)
     return y

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import ACTIVATIONS, FEW, INPUT_GROUP, Kernels, LinearWork, PackWork, advise, run
-from anychip_cpu.packed import Groups
+from anychip_cpu.packed import Groups, reads
 
 FORMATS = ("int8", "int8-g32", "int8-g64", "int8-g128", "int4", "int4-g32", "int4-g64", "int4-g128")
 """Of QUANT_FORMATS: those with kernels here."""
@@ -89,5 +89,5 @@ def int_product(
         *(y.data_ptr(), scratch.data_ptr(), live, starts),
         *(x.stride(0), rows, w.outputs, inputs, size, w.bits, w.group, count, ACTIVATIONS[gated]),
     )
-    launch.run(kernels.of("linear_int", x.dtype), work)
+    launch.run(kernels.of("linear_int", x.dtype), work, reads(w.tensor, gated) if groups is None else None)
     return y

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anychip_cpu.launch import Launcher
 from anychip_cpu.memory import Pool
-from anychip_cpu.native import Stretch, run
+from anychip_cpu.native import Reads, Stretch, run
 
 TOKENS, SEQUENCES, ROWS = 0, 1, 2
 """Places in `Batch.counts`."""
@@ -123,13 +123,13 @@ class Recording:
 
     # What the launcher asks for while the step is recorded.
 
-    def run(self, kernel: int, arguments: Structure) -> None:
+    def run(self, kernel: int, arguments: Structure, reads: Reads | None) -> None:
         run(kernel, arguments, self._threads)
         stretch = self._calls[-1] if self._calls else None
         if not isinstance(stretch, Stretch):
             stretch = Stretch(self._threads)
             self._calls.append(stretch)
-        stretch.add(kernel, arguments)
+        stretch.add(kernel, arguments, reads)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor | None) -> Tensor:
         x = self._pool.empty(shape, dtype)
