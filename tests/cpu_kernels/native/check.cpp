@@ -134,7 +134,7 @@ void check_linear(const AnychipKernels& k, const Kind& kind, AnychipKernel pack,
 void check_int(const AnychipKernels& k, int64_t bits, int64_t group, int64_t rows, int64_t outputs, int64_t inputs,
                int64_t threads) {
     // Numbers that need no rounding: weights are whole numbers that reach the largest, x likewise in each group.
-    const int64_t step = group ? group : 128, most = bits == 8 ? 127 : 7;
+    const int64_t step = group ? group : ANYCHIP_INPUT_GROUP, most = bits == 8 ? 127 : 7;
     std::vector<float> weight = draw(outputs * inputs), x = draw(rows * inputs);
     for (float& v : weight) v = std::nearbyint(std::fmax(-most, std::fmin(most, v * most / 3)));
     for (float& v : x) v = std::nearbyint(std::fmax(-127.0f, std::fmin(127.0f, v * 40)));

@@ -22,9 +22,10 @@ from anychip_sdk.contract import (
     StoredWeight,
     WeightSpec,
 )
+from anychip_sdk.kits.numpy.device import Done
 from anychip_sdk.kits.torch import TorchDevice
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
-from anychip_sdk.kits.torch.device import TorchPending, as_contract_error
+from anychip_sdk.kits.torch.device import as_contract_error
 from anychip_sdk.kits.torch.scaled import formats
 from anychip_sdk.kits.torch.weights import Weight
 
@@ -79,7 +80,7 @@ class CpuDevice(TorchDevice):
             nonlocal unrecordable
             try:
                 if not unrecordable:
-                    return TorchPending(recordings.run(step, key, weights, kv, state, buffer)), kv, state
+                    return Done(recordings.run(step, key, weights, kv, state, buffer)), kv, state
             except UnrecordableError:
                 unrecordable = True
             except (RuntimeError, IndexError, ValueError, MemoryError) as error:

@@ -47,8 +47,9 @@ class Recordings:
         self._kept: OrderedDict[tuple[Step, StepKey], Recording] = OrderedDict()
 
     def run(self, step: Step, key: StepKey, weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> Sampled:
-        """Replays the step, or records it. What was recorded over another cache, state or set of weights is recorded
-        anew; what fails while it is recorded is not kept. Raises UnrecordableError."""
+        """Replays the step, or records it, and gives its result on the host. What was recorded over another cache,
+        state or set of weights is recorded anew; what fails while it is recorded is not kept. Raises
+        UnrecordableError."""
         recording = self._kept.get((step, key))
         if recording is not None and recording.serves(weights, kv, state):
             self._kept.move_to_end((step, key))
@@ -87,7 +88,7 @@ class Recording:
         self._calls: list[Stretch | Callable[[], None]] = []
         self._threads = torch.get_num_threads()
         self._real: Batch | None = None
-        self._sampled = Sampled(torch.empty(0))
+        self._sampled: dict[str, np.ndarray] = {}
 
     def record(self, weights: Any, kv: Any, state: Any, buffer: np.ndarray, launch: Launcher) -> Sampled:
         """Raises what the ops raise, and UnrecordableError; the recording is of no use then."""
@@ -100,7 +101,7 @@ class Recording:
         if after is not kv or state_after is not state:
             raise UnrecordableError("a step gave back another KV cache or state")
         self._over = (weights, kv, state)
-        self._sampled = Sampled(**{name: x if x is None else self._alias(x) for name, x in vars(sampled).items()})
+        self._sampled = {name: self._alias(x).numpy() for name, x in vars(sampled).items() if x is not None}
         return self._result()
 
     def stretches(self) -> list[Stretch]:
@@ -117,9 +118,9 @@ class Recording:
         return self._result()
 
     def _result(self) -> Sampled:
-        """Copies: the next replay, of this recording or another, writes there again."""
+        """On the host. Copies: the next replay, of this recording or another, writes there again."""
         rows = int(self._counts[ROWS])
-        return Sampled(**{name: x if x is None else x[:rows].clone() for name, x in vars(self._sampled).items()})
+        return Sampled(**{name: x[:rows].copy() for name, x in self._sampled.items()})
 
     # What the launcher asks for while the step is recorded.
 
