@@ -130,21 +130,28 @@ def field_shapes(key: StepKey) -> Shapes:
     )
 
 
+@lru_cache(maxsize=4096)
+def _places(key: StepKey, plan_shapes: Shapes) -> tuple[tuple[tuple[str, int, int, tuple[int, ...]], ...], int]:
+    """Name, start, end and shape of every array in the buffer, those of the plan last; and the end of all."""
+    places, start = [], 0
+    for name, shape in (*field_shapes(key), *plan_shapes):
+        end = start + math.prod(shape)
+        places.append((name, start, end, shape))
+        start = end
+    return tuple(places), start
+
+
 def words(key: StepKey, plan_shapes: Shapes = ()) -> int:
     """Length in int32 words of the buffer for this key. `key.static` does not matter."""
-    return sum(math.prod(shape) for _, shape in (*field_shapes(key), *plan_shapes))
+    return _places(key, plan_shapes)[1]
 
 
 def view(buffer: Array, key: StepKey, plan_shapes: Shapes = ()) -> Batch:
     """The batch in `buffer` (a flat int32 array of numpy, torch, JAX or the like, at least `words` long).
     Nothing is copied where slicing and `reshape` do not copy."""
-    arrays: dict[str, Array] = {}
-    plan: dict[str, Array] = {}
-    start = 0
-    for target, shapes in ((arrays, field_shapes(key)), (plan, plan_shapes)):
-        for name, shape in shapes:
-            end = start + math.prod(shape)
-            flat = buffer[start:end]
-            target[name] = flat if len(shape) == 1 else flat.reshape(shape)
-            start = end
-    return Batch(key=key, plan=plan, **arrays)
+    arrays = [
+        (name, buffer[start:end] if len(shape) == 1 else buffer[start:end].reshape(shape))
+        for name, start, end, shape in _places(key, plan_shapes)[0]
+    ]
+    fields = len(arrays) - len(plan_shapes)
+    return Batch(key=key, plan=dict(arrays[fields:]), **dict(arrays[:fields]))
