@@ -20,6 +20,10 @@ KV = list[tuple[list[Pages], list[Pages]]]
 
 PAGE_SIZES = tuple(2**n for n in range(9))
 
+TOUCHED = 256 << 20
+"""Bytes of a cache on the host, its first pages, that are written when it is made: else the first requests would wait
+while the machine finds memory for them. The rest takes none until it is used."""
+
 
 class TorchAllocator(Allocator):
     extends = ("default_page_size",)
@@ -52,11 +56,12 @@ class TorchAllocator(Allocator):
 
     def allocate(self, layout: KVLayout) -> KV:
         kv: KV = []
+        touched = TOUCHED // sum(2 * group.layers for group in layout.spec.groups)
         try:
             for group, pages in zip(layout.spec.groups, layout.pages, strict=True):
                 shape = (pages, group.kv_heads, layout.page_size)
                 keys, values = (
-                    [_pages((*shape, dim), layout.spec.dtype, self._device) for _ in range(group.layers)]
+                    [_pages((*shape, dim), layout.spec.dtype, self._device, touched) for _ in range(group.layers)]
                     for dim in (group.k_dim, group.v_dim)
                 )
                 kv.append((keys, values))
@@ -76,15 +81,18 @@ class TorchAllocator(Allocator):
         return kv
 
 
-def _pages(shape: tuple[int, ...], kept: KVDType, device: torch.device) -> Pages:
+def _pages(shape: tuple[int, ...], kept: KVDType, device: torch.device, touched: int) -> Pages:
     if kept in FORMATS:
-        return ScaledPages(_zeros(shape, FORMATS[kept], device), _zeros(shape[:-1], torch.float32, device))
-    return _zeros(shape, TORCH_DTYPES[kept], device)
+        cells = _zeros(shape, FORMATS[kept], device, touched)
+        return ScaledPages(cells, _zeros(shape[:-1], torch.float32, device, touched))
+    return _zeros(shape, TORCH_DTYPES[kept], device, touched)
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the host through numpy, whose zeros take no memory and no time until a page is first written."""
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, touched: int) -> Tensor:
+    """On the host through numpy, whose zeros take no memory and no time until a page is first written. The first
+    `touched` bytes are."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    size = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
+    memory = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+    memory[:touched] = 0
+    return torch.from_numpy(memory).view(dtype).view(shape)
