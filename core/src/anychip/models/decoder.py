@@ -16,14 +16,18 @@ def forward(ops: Ops, spec: ModelSpec, w: Tree, batch: Batch, kv: Any) -> tuple[
     """-> logits [R, V] float32 of batch.logit_rows, kv."""
     x = ops.embedding(batch.token_ids, w["embed"], spec.embedding_scale)  # [T, E]
     angles = tuple(ops.rope_angles(batch.positions, table) for table in w["rope"])
+    narrow = False  # whether h and residual are those of the logit rows
 
     def block(layer: Layer, w: Tree, h: Any, residual: Any, kv: Any) -> tuple[Any, Any, Any]:
+        nonlocal narrow
         x, residual = ops.add_rms_norm(h, residual, w["attention_norm"], spec.eps)
         q, k, v = ops.linear_split(x, w["qkv"])
         h, kv = ops.attention.run(
             q, k, v, kv, batch, layer,
             angles=angles[layer.rope], q_norm=w.get("q_norm"), k_norm=w.get("k_norm"),
         )  # fmt: skip
+        if layer.final and "router" not in w:  # the other tokens' K and V are written, and nobody reads more of them
+            h, residual, narrow = ops.take(h, batch.logit_rows), ops.take(residual, batch.logit_rows), True
         h = ops.linear(h, w["out"])
         if spec.sandwich_norms:
             h = ops.rms_norm(h, w["attention_post_norm"], spec.eps)
@@ -38,7 +42,8 @@ def forward(ops: Ops, spec: ModelSpec, w: Tree, batch: Batch, kv: Any) -> tuple[
         return h, residual, kv
 
     h, residual, kv = ops.layers(block, spec.layers, w["layers"], (ops.zeros_like(x), x, kv))
-    h, residual = ops.take(h, batch.logit_rows), ops.take(residual, batch.logit_rows)
+    if not narrow:
+        h, residual = ops.take(h, batch.logit_rows), ops.take(residual, batch.logit_rows)
     x, _ = ops.add_rms_norm(h, residual, w["norm"], spec.eps)
     return ops.logits(x, w["embed"] if spec.tied else w["head"], spec.final_softcap), kv
 

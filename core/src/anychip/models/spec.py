@@ -66,7 +66,7 @@ def arrange_layers(
     for i, window in enumerate(windows):
         group = distinct.index(window)
         attention = AttentionSpec(head_dim=head_dim, scale=scale, group=group, window=window, softcap=softcap, eps=eps)
-        layers.append(Layer(attention, counts[group], rope[i] if rope else 0))
+        layers.append(Layer(attention, counts[group], rope[i] if rope else 0, final=i == len(windows) - 1))
         counts[group] += 1
     groups = tuple(
         Paged(layers=n, kv_heads=num_kv_heads, k_dim=head_dim, v_dim=head_dim, window=w)

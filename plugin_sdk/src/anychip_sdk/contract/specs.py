@@ -64,11 +64,13 @@ class AttentionSpec:
 @dataclass(frozen=True)
 class Layer:
     """Static facts of one layer. `kv_index`: its place within its KV group; an int, or a traced scalar inside a
-    scan. `rope`: which of the model's rope tables it takes."""
+    scan. `rope`: which of the model's rope tables it takes. `final`: the model's last, which may give back the batch's
+    logit rows alone; `Ops.layers` may clear it, where a loop needs layers that are alike."""
 
     attention: AttentionSpec
     kv_index: Any
     rope: int = 0
+    final: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def pack(specs: Sequence[Layer], trees: Sequence[Tree], pack: Pack, describe: Pa
 def _kind(spec: Layer, weights: Any) -> tuple[Any, ...]:
     """What must agree for two layers to share a program."""
     leaves, structure = jax.tree.flatten(weights)
-    return replace(spec, kv_index=0), structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return replace(spec, kv_index=0, final=False), structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def find_runs(kinds: Sequence[Any], kv_index: Sequence[int]) -> tuple[Run, ...]:
@@ -122,7 +122,8 @@ def _put(whole: Any, part: Any, place: Array) -> Any:
 
 
 def run(block: Block, specs: Sequence[Layer], stacked: Stacked, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-    """carry = block(layer, w, *carry) for every layer."""
+    """carry = block(layer, w, *carry) for every layer. The last is like the others, so that it can be in a loop."""
+    specs = [replace(layer, final=False) for layer in specs]
     for part, trees in zip(stacked.runs, stacked.weights, strict=True):
         members = specs[part.first : part.first + part.period]
         if part.count == 1:
