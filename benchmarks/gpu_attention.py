@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from anychip_sdk.contract import AttentionSpec, Batch, Bucket, Layer, StepKey, view, words
+from anychip_sdk.contract import AttentionSpec, Batch, Bucket, KVDType, Layer, StepKey, view, words
 from anychip_sdk.kits.torch import TorchDevice
+from anychip_sdk.kits.torch.scaled import FORMATS, Pages, ScaledPages, scaled
 from anychip_sdk.kits.torch.weights import Weight
 
 Say = Callable[[str, float], None]
@@ -68,17 +69,30 @@ def batch_of(device: TorchDevice, lengths: list[int], new: int) -> Batch:
     return attention.begin(view(torch.from_numpy(buffer).to(target), key))
 
 
+def pages_of(count: int, kept: KVDType | None, place: torch.device) -> Pages:
+    """Random ones, kept in DTYPE or in a format of 8 bits."""
+    values = torch.randn(count, KV_HEADS, PAGE, WIDTH, device=place, dtype=DTYPE)
+    return values if kept is None else ScaledPages(*scaled(values, FORMATS[kept]))
+
+
 def attend(
-    device: TorchDevice, lengths: list[int], new: int, *, sinks: bool = False, **kind: Any
+    device: TorchDevice,
+    lengths: list[int],
+    new: int,
+    *,
+    sinks: bool = False,
+    kept: KVDType | None = None,
+    **kind: Any,
 ) -> tuple[Callable[[], Any], int]:
-    """-> a call of the kernel on random values, and the bytes of K and V it reads. kind: of `AttentionSpec`."""
+    """-> a call of the kernel on random values, and the bytes of K and V it reads. kept: of the formats of 8 bits;
+    kind: of `AttentionSpec`."""
     batch = batch_of(device, lengths, new)
     place = device.state(1).last_token.device
-    pages = 1 + int(batch.page_table.max())
-    kv = [tuple([torch.randn(pages, KV_HEADS, PAGE, WIDTH, device=place, dtype=DTYPE)] for _ in "kv")]
+    count = 1 + int(batch.page_table.max())
+    kv = [tuple([pages_of(count, kept, place)] for _ in "kv")]
     q = torch.randn(new * len(lengths), HEADS, WIDTH, device=place, dtype=DTYPE)
     layer = Layer(AttentionSpec(head_dim=WIDTH, scale=WIDTH**-0.5, **kind), 0)
-    size = sum(lengths) * KV_HEADS * WIDTH * 2 * DTYPE.itemsize
+    size = sum(lengths) * KV_HEADS * 2 * (WIDTH * DTYPE.itemsize if kept is None else WIDTH + 4)  # 4: of the scale
     if sinks:
         handle = Weight(torch.zeros(HEADS, device=place))
         return lambda: device.ops.attention.attend_with_sinks(q, kv, batch, layer, handle), size
@@ -95,6 +109,10 @@ def run(device: TorchDevice, small: bool, say: Say) -> None:
         rate = size / seconds(call, place)
         say(f"decode {seqs} x {length}, GB/s", rate / 1e9)
         say(f"decode {seqs} x {length}, of the copy", rate / copy)
+    for kept in FORMATS:
+        seqs, length = (4, 128) if small else (64, 4096)
+        call, size = attend(device, [length] * seqs, 1, kept=kept)
+        say(f"decode {seqs} x {length} in {kept}, of the copy", size / seconds(call, place) / copy)
     for length in (128,) if small else (2048, 8192):
         call, _ = attend(device, [length], length)
         work = 4 * HEADS * WIDTH * length * (length + 1) / 2
@@ -105,7 +123,8 @@ def run(device: TorchDevice, small: bool, say: Say) -> None:
 def touch(device: TorchDevice, say: Say) -> None:
     """Lengths around the edges of pages and chunks, for a tool that watches every access."""
     edges = [1, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1030]
-    kinds: tuple[dict[str, Any], ...] = ({}, {"window": 20}, {"softcap": 30.0}, {"sinks": True})
+    kinds: list[dict[str, Any]] = [{}, {"window": 20}, {"softcap": 30.0}, {"sinks": True}]
+    kinds += [{"kept": kept} for kept in FORMATS]
     for kind in kinds:
         for new in (1, 5):
             call, _ = attend(device, [max(new, n) for n in edges], new, **kind)

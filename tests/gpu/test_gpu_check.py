@@ -40,6 +40,7 @@ def test_a_result_and_a_table_are_written(tmp_path):
     found = result["parts"]["attention"]["found"]
     assert found["copy, GB/s"] > 0
     assert any(name.startswith("prefill") for name in found)
+    assert found["decode 4 x 128 in fp8, of the copy"] > 0
     assert result["parts"]["memcheck"]["found"] == {"compute-sanitizer": "not installed, so nothing was checked"}
     table = (tmp_path / "gpu_check.md").read_text()
     assert table.startswith(f"# {result['machine']['description']}")
@@ -79,7 +80,7 @@ def test_the_memory_check_runs_under_its_tool(tmp_path):
     tool.write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
     tool.chmod(0o755)
     _, result = check(tmp_path, "--device", "cpu", "--parts", "memcheck", PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert result["parts"]["memcheck"]["found"] == {"calls of the attention kernels": 8, "memory errors": 0}
+    assert result["parts"]["memcheck"]["found"] == {"calls of the attention kernels": 12, "memory errors": 0}
 
 
 def test_parts_without_time_are_named(tmp_path):
