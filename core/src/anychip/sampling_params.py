@@ -13,6 +13,8 @@ from anychip.names import Named
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_N = 128
+MODEL_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model's generation_config.json may set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +116,7 @@ class SamplingParams(Named):
         """The defaults a model asks for in generation_config.json, under what the caller sets.
 
         `do_sample: false` (or its absence) with no sampling field means greedy, as Hugging Face defines it."""
-        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-        chosen = {name: config[name] for name in names if config.get(name) is not None}
+        chosen = {name: config[name] for name in MODEL_FIELDS if config.get(name) is not None}
         if config and not config.get("do_sample", False):
             chosen = {k: v for k, v in chosen.items() if k == "repetition_penalty"} | {"temperature": 0.0}
         return cls(**(chosen | overrides))

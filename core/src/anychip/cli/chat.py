@@ -22,11 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from anychip.engine.llm import LLM
+    from anychip.loading.chat_template import no_template
+    from anychip.loading.checkpoint import open_checkpoint
+    from anychip.loading.tokenizer import find_chat_template
 
     given = sampling_options(options, max_tokens=512)
+    with open_checkpoint(options.model, revision=options.revision) as checkpoint:
+        if find_chat_template(checkpoint.path) is None:
+            raise no_template(checkpoint.name)
     with LLM(options.model, progress=True, **engine_options(options)) as llm:
         announce(llm)
-        llm.chat_prompt([{"role": "user", "content": "?"}])  # no template: say so before the first line is typed
         params = llm.default_params(**given)
         messages = [{"role": "system", "content": options.system}] if options.system else []
         print("Type a message; an empty line or Ctrl-D ends the conversation.", file=sys.stderr)

@@ -16,7 +16,7 @@ from anychip.engine.text import RequestText
 from anychip.errors import EngineDeadError
 from anychip.outputs import EngineStats, RequestOutput
 from anychip.request import Request
-from anychip.sampling_params import SamplingParams
+from anychip.sampling_params import MODEL_FIELDS, SamplingParams
 
 
 class _Stream:
@@ -68,8 +68,7 @@ class AsyncEngine:
     def default_params(self) -> Mapping[str, Any]:
         """Sampling fields that the model's generation_config.json sets."""
         params = SamplingParams.from_generation_config(self._built.generation_config)
-        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-        return {name: getattr(params, name) for name in names}
+        return {name: getattr(params, name) for name in MODEL_FIELDS}
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """As `LLM.chat_prompt`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from anychip_sdk.contract import (
@@ -33,7 +33,7 @@ from anychip.sizes import gib
 
 Kept = TypeVar("Kept", bound=KVDType)
 Shapes = Mapping[str, tuple[int, ...]]
-_ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+ITEM_BYTES: Final[Mapping[DType, int]] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class Cache:
     the most requests at their longest can use"""
     layout: KVLayout
     max_model_len: int
-    longest_context: int
-    """tokens one request could hold with the KV cache to itself"""
     concurrent: int
     """requests of max_model_len that fit at once"""
 
@@ -98,7 +96,7 @@ def weight_specs(tree: Any) -> list[WeightSpec]:
 def _weight_bytes(tree: Any, shapes: Shapes, dtype: DType) -> int:
     total = 0
     for w in weight_specs(tree):
-        item = _ITEM[dtype] if w.kind in ("linear", "embedding", "experts") else 4
+        item = ITEM_BYTES[dtype] if w.kind in ("linear", "embedding", "experts") else 4
         parts = [shapes[n] for part in w.parts for n in part]
         if w.quantize is not None:
             total += sum(QUANT_FORMATS[w.quantize].nbytes(*shape) for shape in parts)
@@ -201,7 +199,7 @@ def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, fr
     longest = min(longest, fits)
     _check_room(device, layout.nbytes, free)
     limit = layout.nbytes if options.kv_pages is not None else kv_bytes
-    return Cache(layout.nbytes, limit, layout, longest, fits, max(1, fits // longest) if longest else 0)
+    return Cache(layout.nbytes, limit, layout, longest, max(1, fits // longest) if longest else 0)
 
 
 def _check_room(device: Device | StepPlugin, asked: int, free: int) -> None:
@@ -216,7 +214,7 @@ def _smaller(dtype: DType, claims: Capabilities, weights: int, activations: int,
     """What would make a model fit."""
     if activations > weights:
         return "smaller steps (max_num_batched_tokens, max_num_seqs)"
-    halves = [f"dtype {d}" for d in claims.weight_dtypes if _ITEM[d] < _ITEM[dtype]][:1]
+    halves = [f"dtype {d}" for d in claims.weight_dtypes if ITEM_BYTES[d] < ITEM_BYTES[dtype]][:1]
     whole = [f"quantize {name}" for name in claims.quantize[:1] if quantize is None]
     return ", or ".join(["a smaller model", *halves, *whole])
 
@@ -241,7 +239,7 @@ def _activation_bytes(spec: ModelSpec, dtype: DType, step_tokens: int, max_num_s
     """A generous estimate of the largest step: a few copies of the widest row, and logits in float32 three times."""
     width = 4 * spec.hidden_size + 3 * spec.intermediate_size
     rows = min(max_num_seqs, step_tokens)
-    return step_tokens * width * _ITEM[dtype] + 3 * rows * spec.vocab_size * 4
+    return step_tokens * width * ITEM_BYTES[dtype] + 3 * rows * spec.vocab_size * 4
 
 
 def _layout(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, budget: int, max_len: int) -> KVLayout:

@@ -14,7 +14,7 @@ from anychip.engine.options import EngineOptions
 from anychip.engine.peak import measured_peak
 from anychip.engine.weights import faults_named, load_weights
 from anychip.errors import ModelError, RequestError
-from anychip.loading.chat_template import ChatTemplate
+from anychip.loading.chat_template import ChatTemplate, no_template
 from anychip.loading.checkpoint import Checkpoint, open_checkpoint
 from anychip.loading.tokenizer import Tokenizer
 from anychip.models.registry import family
@@ -42,9 +42,7 @@ class Built:
         """Token ids of a conversation in the model's own words, up to the assistant's turn."""
         words, template = self.tokenizer, self.chat_template
         if template is None or words is None:
-            raise RequestError(
-                f"{self.name} has no chat template; give a plain prompt instead (/v1/completions, generate)", "messages"
-            )
+            raise no_template(self.name)
         if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
             wanted = '{"role": "user", "content": "..."}'
             raise RequestError(f"messages is {messages!r:.60}; expected a list of maps like {wanted}", "messages")

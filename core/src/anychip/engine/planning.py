@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from anychip_sdk.contract import Bucket, NotSupported, OutOfMemory, Planned, SampleKind, StepKey
 
-from anychip.engine.budget import Budget
+from anychip.engine.budget import ITEM_BYTES, Budget
 from anychip.engine.estimate import Size, Work, size_of, step_seconds
 from anychip.engine.weights import load_weights
 from anychip.errors import CapacityError
@@ -15,8 +15,6 @@ from anychip.models.registry import family
 from anychip.progress import Progress
 from anychip.runner.executor import OpsExecutor
 from anychip.sizes import gib
-
-_ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def _size(budget: Budget) -> Size:
         budget.tree,
         budget.shapes,
         weights=budget.weights,
-        item=_ITEM[budget.dtype],
+        item=ITEM_BYTES[budget.dtype],
         kv={group.window: layout.page_bytes(g) // layout.page_size for g, group in enumerate(layout.spec.groups)},
     )
 

@@ -44,14 +44,6 @@ class KVCache:
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
-    def capacity(self) -> int:
-        """Tokens one sequence can hold if it has every group's pages to itself."""
-        tokens = self.table.shape[2] * self.page_size
-        for pool, window in zip(self.pools, self.windows, strict=True):
-            if window is None or pool.num_pages - 1 < self.pages_for(window) + 2:
-                tokens = min(tokens, (pool.num_pages - 1) * self.page_size)
-        return tokens
-
     @property
     def usage(self) -> float:
         """Share of pages in use, of the fullest group."""

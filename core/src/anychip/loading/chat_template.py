@@ -13,6 +13,13 @@ ROLES = ("system", "user", "assistant", "developer", "tool")
 MAX_RENDERED = 4 * 2**20
 
 
+def no_template(model: str) -> RequestError:
+    """For a conversation with a model that has none."""
+    return RequestError(
+        f"{model} has no chat template; give a plain prompt instead (/v1/completions, generate)", "messages"
+    )
+
+
 class ChatTemplate:
     """Raises ModelError for a template that is no Jinja."""
 

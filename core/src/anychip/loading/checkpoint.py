@@ -114,11 +114,6 @@ class Checkpoint:
         """Of each tensor."""
         return {name: info.shape for name, info in self.tensors.items()}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors, as stored."""
-        return sum(info.nbytes for info in self.tensors.values())
-
     def read(self, name: str, index: tuple[slice, ...] = (), *, check: bool = True) -> NDArray[Any]:
         """A tensor, or a block of it: a read-only view of the file in the stored dtype; nothing else is read.
 

@@ -45,9 +45,7 @@ class Tokenizer:
             raise ModelError(f"{file} is damaged: {cause}; download it again") from error
         backend.no_truncation()
         backend.no_padding()
-        settings = path / "tokenizer_config.json"
-        read = read_json_object(settings) if settings.is_file() else {}
-        return cls(backend, read, _chat_template(path, read))
+        return cls(backend, _settings(path), find_chat_template(path))
 
     @property
     def vocab_size(self) -> int:
@@ -102,11 +100,17 @@ def _token_text(value: object) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja, or chat_template.json, or the field in tokenizer_config.json; of several the default."""
+def _settings(path: Path) -> dict[str, Any]:
+    file = path / "tokenizer_config.json"
+    return read_json_object(file) if file.is_file() else {}
+
+
+def find_chat_template(path: Path) -> str | None:
+    """chat_template.jinja, or the field in tokenizer_config.json, or chat_template.json; of several the default. path:
+    the checkpoint's directory."""
     if (file := path / "chat_template.jinja").is_file():
         return read_text(file)
-    value = settings.get("chat_template")
+    value = _settings(path).get("chat_template")
     if value is None and (file := path / "chat_template.json").is_file():
         value = read_json_object(file).get("chat_template")
     if isinstance(value, list):

@@ -50,7 +50,7 @@ def sizes(c: ConfigReader) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
-        "max_len": c.int("max_position_embeddings"),
+        "max_len": c.int("max_position_embeddings", minimum=2),  # a prompt's token and one more
         "eps": positive(c, "rms_norm_eps"),
     }
 

@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from anychip.errors import AnychipError, RequestError
+from anychip.errors import AnychipError
+from anychip.loading.chat_template import no_template
 from anychip.sampling_params import SamplingParams
 from anychip.serving.auth import ApiKeyMiddleware
 from anychip.serving.body import parse, prompts, read_body
@@ -119,7 +120,7 @@ class _Api:
         params = chat_params(request, self._engine.default_params)
         self._generation.check_room(params.n)
         if self._engine.chat_template is None:
-            raise RequestError(f"{self._name} has no chat template; send a prompt to /v1/completions", "messages")
+            raise no_template(self._name)
         messages = [message.for_template() for message in request.messages]
         ids = [await asyncio.to_thread(self._engine.chat_prompt, messages)]
         usage, logprobs = _include_usage(request), params.logprobs is not None
