@@ -195,10 +195,14 @@ def test_forcing_one_without_the_library_is_an_error(monkeypatch):
 
 
 @needs_kernels
-@pytest.mark.parametrize("size", [None, 8])
-def test_a_library_of_other_sources_is_refused(monkeypatch, size):
-    """Its table has its functions in other places, so that a call would go anywhere."""
-    old = SimpleNamespace() if size is None else SimpleNamespace(anychip_cpu_table_bytes=lambda: size)
+@pytest.mark.parametrize("sizes", [None, b"8 8"])
+def test_a_library_of_other_sources_is_refused(monkeypatch, sizes):
+    """It has its functions or their arguments in other places, so that a call would go anywhere."""
+
+    def found() -> bytes:
+        return sizes
+
+    old = SimpleNamespace() if sizes is None else SimpleNamespace(anychip_cpu_sizes=found)
     monkeypatch.setattr(native, "CDLL", lambda path: old)
     native.library.cache_clear()
     try:

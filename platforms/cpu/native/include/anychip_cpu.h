@@ -5,8 +5,8 @@
  *
  * All kernels are called the same way: every thread of a team calls one with the same arguments and takes its share,
  * and what it writes is there after the team's next barrier. One call is a list of one command, and a whole step is a
- * list that the same threads walk through. Where arguments have `live`, a pointer, the number it points to when the kernel
- * runs says how many of the `rows` there are; null: all. */
+ * list that the same threads walk through. Where arguments have `live`, a pointer, the number it points to when the
+ * kernel runs says how many of the `rows` there are; null: all. */
 #ifndef ANYCHIP_CPU_H
 #define ANYCHIP_CPU_H
 
@@ -38,7 +38,8 @@ typedef struct {
     int64_t part_bytes;
 } AnychipCommand;
 
-/* What pages hold. ANYCHIP_INT8: whole numbers times a float of their own for each vector, its largest magnitude / 127. */
+/* What pages hold. ANYCHIP_INT8: whole numbers times a float of their own for each vector,
+ * its largest magnitude / 127. */
 enum { ANYCHIP_FLOAT32, ANYCHIP_BFLOAT16, ANYCHIP_FLOAT16, ANYCHIP_INT8 };
 
 /* weight: [outputs, inputs] -> packed, and with whole numbers scales. */
@@ -56,8 +57,8 @@ typedef struct {
 enum { ANYCHIP_NOT_GATED, ANYCHIP_SILU, ANYCHIP_GELU_TANH };
 
 /* x: [rows, inputs], bias: [outputs] or null -> y: [rows, outputs]; with an activation [rows, outputs / 2], that of the
- * first half of the outputs times the second half, where a half is whole panels. With `starts`, [groups + 1]: rows starts[g] up to
- * starts[g + 1] take the g-th of `groups` packed weights, which follow each other, without bias. */
+ * first half of the outputs times the second half, where a half is whole panels. With `starts`, [groups + 1]: rows
+ * starts[g] up to starts[g + 1] take the g-th of `groups` packed weights, which follow each other, without bias. */
 typedef struct {
     const void* x;
     const void* packed;
@@ -139,8 +140,8 @@ typedef struct {
 } AnychipLogits;
 
 /* Tokens of logits, as `Ops.sample` of the contract says; the other arrays are those of its batch. `logprob`, `rank`
- * and the `top` likeliest, at most as many as there are, are null where they are not wanted. scratch, 8-byte aligned, for each thread:
- * ANYCHIP_SAMPLE_BYTES * vocabulary. */
+ * and the `top` likeliest, at most as many as there are, are null where they are not wanted. scratch, 8-byte aligned,
+ * for each thread: ANYCHIP_SAMPLE_BYTES * vocabulary. */
 typedef struct {
     const float* logits;     /* [rows, vocabulary] */
     const int32_t* sampling; /* [rows, sampling_stride]: nine words, of which seven are floats */
@@ -202,8 +203,9 @@ typedef struct {
 } AnychipCombine;
 
 /* Attention over pages: keys [pages, kv_heads, page_size, head_dim], values [pages, kv_heads, page_size, v_dim], of one
- * layer; with ANYCHIP_INT8 scales [pages, kv_heads, page_size] of both. q: [tokens, heads, head_dim], out: [tokens, heads, v_dim], both contiguous. Query head h reads KV head
- * h / (heads / kv_heads). A token sees its own and earlier places, `window` of them if it is not 0. */
+ * layer; with ANYCHIP_INT8 scales [pages, kv_heads, page_size] of both. q: [tokens, heads, head_dim], out: [tokens,
+ * heads, v_dim], both contiguous. Query head h reads KV head h / (heads / kv_heads). A token sees its own and earlier
+ * places, `window` of them if it is not 0. */
 typedef struct {
     const void* q;
     void* out;
@@ -350,8 +352,9 @@ const char* anychip_cpu_isas(void);
 /* Null where the processor cannot run it, or where it was not built. */
 const AnychipKernels* anychip_cpu_kernels(const char* isa);
 
-/* sizeof(AnychipKernels): a caller made for another table must not read this one. */
-int64_t anychip_cpu_table_bytes(void);
+/* Bytes of AnychipKernels, of AnychipCommand and of each kind of arguments, a space behind each: a caller that has
+ * others was made for another library, and must not call this one. */
+const char* anychip_cpu_sizes(void);
 
 /* Asks for huge pages behind [start, start + bytes), before it is written. Best effort. */
 void anychip_cpu_advise(void* start, int64_t bytes);

@@ -1,5 +1,6 @@
 // Which instruction sets this processor has, and their kernels. Compiled for the oldest processor.
 #include <omp.h>
+#include <stdio.h>
 #include <string.h>
 #ifdef __linux__
 #include <sys/auxv.h>
@@ -178,8 +179,17 @@ extern "C" __attribute__((visibility("default"))) const AnychipKernels* anychip_
     return nullptr;
 }
 
-extern "C" __attribute__((visibility("default"))) int64_t anychip_cpu_table_bytes(void) {
-    return sizeof(AnychipKernels);
+extern "C" __attribute__((visibility("default"))) const char* anychip_cpu_sizes(void) {
+    static char text[128];
+    const size_t sizes[] = {
+        sizeof(AnychipKernels), sizeof(AnychipCommand), sizeof(AnychipPack),      sizeof(AnychipLinear),
+        sizeof(AnychipNorm),    sizeof(AnychipGated),   sizeof(AnychipGather),    sizeof(AnychipRope),
+        sizeof(AnychipLogits),  sizeof(AnychipSample),  sizeof(AnychipRoute),     sizeof(AnychipCombine),
+        sizeof(AnychipPrepare), sizeof(AnychipAttention)};
+    char made[sizeof text], *end = made;
+    for (const size_t size : sizes) end += snprintf(end, 8, "%zu ", size);
+    memcpy(text, made, sizeof text);
+    return text;
 }
 
 extern "C" __attribute__((visibility("default"))) void anychip_cpu_advise(void* start, int64_t bytes) {

@@ -164,6 +164,16 @@ class Kernels(Structure):
         raise AttributeError(f"there is no kernel {name}")  # the fields are found before this is asked
 
 
+SIZES = "".join(
+    f"{sizeof(struct)} "
+    for struct in (
+        *(Kernels, Command, PackWork, LinearWork, NormWork, GatedWork, GatherWork, RopeWork),
+        *(LogitsWork, SampleWork, RouteWork, CombineWork, PrepareWork, AttentionWork),
+    )
+)
+"""What `anychip_cpu_sizes` of a library with these structures says."""
+
+
 @cache
 def library() -> CDLL | None:
     """None where there is none. torch must have been imported, so that both use its OpenMP.
@@ -173,8 +183,10 @@ def library() -> CDLL | None:
     if path is None:
         return None
     found = CDLL(str(path))
-    size = getattr(found, "anychip_cpu_table_bytes", None)
-    if size is None or size() != sizeof(Kernels):
+    sizes = getattr(found, "anychip_cpu_sizes", None)
+    if sizes is not None:
+        sizes.restype = c_char_p
+    if sizes is None or sizes().decode() != SIZES:
         raise DeviceError(f"{path} was built from other sources than anychip-cpu's; install anychip-cpu again")
     found.anychip_cpu_isas.restype = c_char_p
     found.anychip_cpu_kernels.argtypes = (c_char_p,)
