@@ -127,8 +127,8 @@ const Isa ISAS[] = {  // best first
 #endif
 };
 
-// The start of what this thread reads in the first command from `next` on that says what it reads; `next` becomes the one
-// behind it.
+// The start of what this thread reads in the first command from `next` on that says what it reads; `next` becomes the
+// one behind it.
 AnychipAhead ahead_of(const AnychipCommand* commands, int64_t count, int64_t* next, AnychipTeam team) {
     constexpr int64_t MOST = 64 << 10;  // bytes, much less than a second-level cache
     while (*next < count && !commands[*next].reads) ++*next;
