@@ -25,8 +25,8 @@ from anychip_sdk.contract import (
     WeightSpec,
     view,
 )
+from anychip_sdk.kits.done import Done
 from anychip_sdk.kits.numpy import NumpyDevice
-from anychip_sdk.kits.numpy.device import Done
 
 INFO = DeviceInfo(name="graph", description="whole steps", details={})
 

@@ -22,7 +22,7 @@ from anychip_sdk.contract import (
     StoredWeight,
     WeightSpec,
 )
-from anychip_sdk.kits.numpy.device import Done
+from anychip_sdk.kits.done import Done
 from anychip_sdk.kits.torch import TorchDevice
 from anychip_sdk.kits.torch.allocator import PAGE_SIZES
 from anychip_sdk.kits.torch.device import as_contract_error

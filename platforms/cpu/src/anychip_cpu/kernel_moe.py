@@ -8,7 +8,7 @@ from torch import Tensor, int32
 
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import ACTIVATIONS, CombineWork, GatedWork, GatherWork, Kernels, RouteWork
-from anychip_cpu.packed import Groups, PackedWeight, gates, product
+from anychip_cpu.packed import Groups, PackedWeight, can_gate, product
 from anychip_cpu.quantized import IntExperts, int_product
 
 Experts = PackedWeight | IntExperts
@@ -31,7 +31,7 @@ def experts(
     rows = launch.empty((picks, size), x.dtype)
     gather = GatherWork(x.data_ptr(), token.data_ptr(), rows.data_ptr(), groups.live, picks, x[:1].nbytes, 1.0)
     launch.run(kernels.gather, gather)
-    if gates(gate_up.sizes, kernels):
+    if can_gate(gate_up.sizes, kernels):
         hidden = _product(rows, gate_up, kernels, launch, groups, spec.activation)
     else:
         gate, up = _product(rows, gate_up, kernels, launch, groups).split(gate_up.sizes, -1)  # type: ignore[no-untyped-call]

@@ -24,7 +24,7 @@ from anychip_cpu.native import (
     RopeWork,
 )
 from anychip_cpu.onednn_ops import CpuOps
-from anychip_cpu.packed import DTYPES, PackedWeight, gates, pack, product
+from anychip_cpu.packed import DTYPES, PackedWeight, can_gate, pack, product
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight, int_product, quantize, quantize_experts
 
 
@@ -137,7 +137,7 @@ class KernelOps(CpuOps):
 
     def gated_mlp(self, x: Tensor, gate_up: Weight, down: Weight, kind: Activation) -> Tensor:
         """The gate is applied as the products are made: what they are made of is twice as large as the result."""
-        if not gates(gate_up.sizes, self._kernels):
+        if not can_gate(gate_up.sizes, self._kernels):
             return super().gated_mlp(x, gate_up, down, kind)
         if isinstance(gate_up, IntWeight):
             return self.linear(int_product(x, gate_up, self._kernels, self._launch, gated=kind), down)

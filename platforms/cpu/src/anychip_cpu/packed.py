@@ -53,7 +53,7 @@ def pack(w: Weight, kernels: Kernels) -> PackedWeight:
     return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs, inputs=inputs)
 
 
-def gates(sizes: tuple[int, ...], kernels: Kernels) -> bool:
+def can_gate(sizes: tuple[int, ...], kernels: Kernels) -> bool:
     """Whether a product with outputs of these sizes can be gated: two of the same, in whole panels."""
     return len(sizes) == 2 and sizes[0] == sizes[1] and sizes[0] % kernels.width == 0
 
@@ -71,7 +71,7 @@ def product(
     groups: Groups | None = None,
     gated: Activation | None = None,
 ) -> Tensor:
-    """x: [T, I] -> [T, O]; gated: -> [T, O / 2], see `gates`."""
+    """x: [T, I] -> [T, O]; gated: -> [T, O / 2], see `can_gate`."""
     x = launch.rows(x)
     rows, inputs = x.shape
     size = w.outputs if gated is None else w.outputs // 2

@@ -73,8 +73,8 @@ def int_product(
     groups: Groups | None = None,
     gated: Activation | None = None,
 ) -> Tensor:
-    """x: [T, I] -> [T, O] in x's dtype; gated: -> [T, O / 2], see `gates`. Inside, x becomes whole numbers of 8 bits,
-    and sums of groups are float32."""
+    """x: [T, I] -> [T, O] in x's dtype; gated: -> [T, O / 2], see `can_gate`. Inside, x becomes whole numbers of 8
+    bits, and sums of groups are float32."""
     x = launch.rows(x)
     rows, inputs = x.shape
     size = w.outputs if gated is None else w.outputs // 2

@@ -18,12 +18,12 @@ from anychip_sdk.contract import (
     NotSupported,
     OutOfMemory,
     Reader,
-    Sampled,
     Step,
     StepKey,
     WeightSpec,
     view,
 )
+from anychip_sdk.kits.done import Done
 from anychip_sdk.kits.numpy.allocator import DTYPES, KV_DTYPES, PAGE_SIZES, NumpyAllocator
 from anychip_sdk.kits.numpy.ops import NumpyOps
 from anychip_sdk.kits.numpy.weights import Weight, pack
@@ -33,16 +33,6 @@ from anychip_sdk.kits.solo import Solo
 @dataclass
 class NumpyState:
     last_token: np.ndarray  # [slots] int32
-
-
-@dataclass(frozen=True)
-class Done:
-    """A result that is there already."""
-
-    sampled: Sampled
-
-    def get(self) -> Sampled:
-        return self.sampled
 
 
 CAPABILITIES: Final = Capabilities(
