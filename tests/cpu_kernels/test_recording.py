@@ -101,7 +101,7 @@ def test_one_recording_serves_every_batch_of_its_shapes(open_llm):
         assert outputs(llm) == alone
         new = set(recordings(llm)._kept) - known
     decodes = {key.bucket.seqs for _, key in known if key.bucket.decode}
-    assert decodes == {1, 4}
+    assert decodes == {1, 64}
     assert not [key for _, key in new if key.bucket.decode]
 
 
@@ -196,8 +196,12 @@ def test_nothing_is_recorded_before_the_first_request(open_llm):
 def test_shapes():
     exact = Bucket(tokens=9, seqs=9, pages=70, rows=9, decode=True)
     assert recorded_bucket(exact) == Bucket(tokens=16, seqs=16, pages=256, rows=16, decode=True)
-    assert recorded_bucket(Bucket(300, 3, 5, 1, False, 2)) == Bucket(1024, 4, 64, 4, False, 2)
-    assert recorded_bucket(Bucket(300, 3, 5, 200, False)) == Bucket(1024, 4, 64, 256, False)
+    assert recorded_bucket(Bucket(1, 1, 5, 1, True)) == Bucket(1, 1, 64, 1, True)
+    assert recorded_bucket(Bucket(2, 2, 5, 2, True)) == Bucket(64, 64, 64, 64, True)
+    assert recorded_bucket(Bucket(3, 3, 9000, 3, True)) == Bucket(4, 4, 4**7, 4, True)
+    assert recorded_bucket(Bucket(9, 1, 5, 1, False)) == Bucket(1024, 64, 64, 64, False)
+    assert recorded_bucket(Bucket(3000, 3, 5, 1, False, 2)) == Bucket(4096, 64, 64, 64, False, 2)
+    assert recorded_bucket(Bucket(300, 3, 5, 200, False)) == Bucket(1024, 64, 64, 256, False)
     assert recorded_bucket(Bucket(1 << 15, 1, 1, 1, False)) is None
     assert recorded_bucket(Bucket(500, 500, 3000, 500, True)) is None
     for tokens in (1, 4, 5, 64, 65):

@@ -10,12 +10,20 @@ from anychip_sdk.contract import Bucket
 TOKENS = 4**7
 TABLE = 4**9
 """The most tokens, and entries of a page table; steps of more run at their exact shapes."""
+FEW_TOKENS = 4**5
+FEW_ENTRIES = 4**6
+"""Steps of fewer share a shape: to record one more takes ten milliseconds and more, to copy so many numbers a few
+microseconds."""
+PAGES = 4**3
+"""A table has room for so many of a sequence, at least."""
 
 
 def recorded_bucket(exact: Bucket) -> Bucket | None:
     """The shapes that a step is recorded in, a new object even where they are equal; None where it is not recorded."""
-    seqs, pages = _power(exact.seqs), max(64, _power(exact.pages))
-    tokens = seqs if exact.decode else max(16, _power(exact.tokens))
+    pages = max(PAGES, _power(exact.pages))
+    alone = exact.decode and exact.seqs == 1
+    seqs = 1 if alone else max(_power(exact.seqs), FEW_ENTRIES // pages)
+    tokens = seqs if exact.decode else max(FEW_TOKENS, _power(exact.tokens))
     rows = seqs if exact.rows <= seqs else _power(exact.rows)
     if tokens > TOKENS or seqs * pages * exact.groups > TABLE:
         return None
