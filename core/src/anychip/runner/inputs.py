@@ -35,9 +35,12 @@ class Rows:
 
 def choose_rows(plan: StepPlan, table: RequestTable) -> Rows:
     """Which logits are wanted, and which sampling code the step needs."""
-    sampling = np.flatnonzero(plan.samples)
-    last = np.cumsum(plan.num_new) - 1
-    tokens, slots = last[sampling], plan.slots[sampling]
+    if plan.decodes_alone:
+        sampling = tokens = np.arange(len(plan.slots))
+    else:
+        sampling = plan.samples.nonzero()[0]
+        tokens = (plan.num_new.cumsum() - 1)[sampling]
+    slots = plan.slots[sampling]
     targets = np.zeros(len(sampling), np.int32)
     filters = bool(table.random[slots].any())
     if not table.special[plan.slots].any():
@@ -103,22 +106,21 @@ def _counts(request: Request) -> list[tuple[int, int, int]]:
 
 def exact_bucket(plan: StepPlan, rows: Rows, kv: KVCache) -> Bucket:
     """The smallest shapes that hold the step."""
-    end = int((plan.start + plan.num_new).max())
     return Bucket(
-        tokens=int(plan.num_new.sum()),
+        tokens=plan.num_tokens,
         seqs=len(plan.requests),
-        pages=kv.pages_for(end),
+        pages=kv.pages_for(int(plan.end.max())),
         rows=len(rows.tokens),
-        decode=plan.num_decodes == len(plan.requests),
+        decode=plan.decodes_alone,
         groups=len(kv.pools),
     )
 
 
 def fill(batch: Batch, plan: StepPlan, rows: Rows, table: RequestTable, kv: KVCache) -> None:
     """Writes the step into a zeroed host batch, whose shapes may be larger than the step's."""
-    B, T, R = len(plan.slots), int(plan.num_new.sum()), len(rows.tokens)
+    B, T, R = len(plan.slots), plan.num_tokens, len(rows.tokens)
     seq = np.arange(B, dtype=np.int32)
-    if plan.num_decodes == B:
+    if plan.decodes_alone:
         token_seq, token_slot, positions = seq, plan.slots, plan.start
         batch.token_ids[:B] = table.last_token[plan.slots]
     else:
@@ -135,12 +137,12 @@ def fill(batch: Batch, plan: StepPlan, rows: Rows, table: RequestTable, kv: KVCa
     batch.positions[:T] = positions
     batch.token_seq[:T] = token_seq
     batch.token_slot[:T] = token_slot
-    batch.query_start[1 : B + 1] = np.cumsum(plan.num_new)
+    batch.query_start[1 : B + 1] = plan.num_new.cumsum()
     batch.query_start[B + 1 :] = T
-    batch.seq_lens[:B] = plan.start + plan.num_new
+    batch.seq_lens[:B] = plan.end
     batch.seq_slot[:B] = plan.slots
     column, offset = np.divmod(positions, kv.page_size)
-    columns = kv.pages_for(int((plan.start + plan.num_new).max()))
+    columns = kv.pages_for(int(plan.end.max()))
     for g in range(len(kv.pools)):
         batch.slot_mapping[g, :T] = kv.table[g][token_slot, column] * kv.page_size + offset
         batch.page_table[g, :B, :columns] = kv.table[g][plan.slots, :columns]
@@ -154,7 +156,7 @@ def _fill_rows(batch: Batch, plan: StepPlan, rows: Rows, table: RequestTable) ->
     batch.sampling[:R] = table.sampling[rows.slots]
     batch.sampling[:R, Row.TARGET] = rows.targets
     if rows.kind.filters:
-        numbers = uniform(table.seed[rows.slots[:n]], (plan.start + plan.num_new)[rows.sampling])
+        numbers = uniform(table.seed[rows.slots[:n]], plan.end[rows.sampling])
         batch.sampling.view(np.float32)[:n, Row.UNIFORM] = numbers
     if rows.edits:
         row, token, value = zip(*rows.edits, strict=True)

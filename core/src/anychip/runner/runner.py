@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
-from anychip_sdk.contract import Pending, Sampled, StepKey, view, words
+from anychip_sdk.contract import Bucket, Pending, Sampled, SampleKind, StepKey, view, words
 
 from anychip.kvcache.cache import KVCache, PageCopy
 from anychip.runner.executor import Executor
@@ -48,7 +49,7 @@ class Runner:
         rows = choose_rows(plan, self._table)
         exact = exact_bucket(plan, rows, self._kv)
         bucket = e.bucket(exact)
-        key = StepKey(bucket, e.sample_kind(rows.kind), feed=e.asynchronous)
+        key = _key(bucket, e.sample_kind(rows.kind), e.asynchronous)
         shapes = e.plan_shapes(bucket)
         buffer = e.lend(words(key, shapes))
         batch = view(buffer, key, shapes)
@@ -72,3 +73,9 @@ class Runner:
             chained = np.intersect1d(pairs[:, 0], pairs[:, 1]).size or len(set(pairs[:, 1].tolist())) < len(pairs)
             for part in np.split(pairs, len(pairs)) if chained else [pairs]:
                 self._executor.copy_pages(group, part[:, 0], part[:, 1])
+
+
+@lru_cache(maxsize=4096)
+def _key(bucket: Bucket, kind: SampleKind, feed: bool) -> StepKey:
+    """The same one again for the same shapes: whoever looks it up need not compare it."""
+    return StepKey(bucket, kind, feed)

@@ -18,6 +18,16 @@ class StepPlan:
     slots: np.ndarray  # [B] int32
     start: np.ndarray  # [B] int32, tokens computed before this step
     num_new: np.ndarray  # [B] int32, tokens computed in it
+    end: np.ndarray  # [B] int32, tokens computed after it
     num_decodes: int
     samples: np.ndarray  # [B] bool, whether a token is sampled (the sequence is computed to its end)
     copies: list[PageCopy]
+
+    @property
+    def decodes_alone(self) -> bool:
+        """Then token `i` belongs to sequence `i`, and each samples one."""
+        return self.num_decodes == len(self.requests)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.requests) if self.decodes_alone else int(self.num_new.sum())

@@ -93,7 +93,7 @@ class Scheduler:
         decodes = self._decodes(copies)
         budget = self.max_tokens - len(decodes)
         chunks: list[tuple[Request, int]] = []
-        for request in [r for r in self.running if self._remaining(r) > 1]:
+        for request in self._prefilling():
             if budget > 0 and request.status is Status.RUNNING:
                 budget -= self._add_chunk(request, budget, chunks)
         while self.waiting and budget > 0 and self._admit(self.waiting[0]):
@@ -103,11 +103,12 @@ class Scheduler:
     def _decodes(self, copies: dict[Request, list[PageCopy]]) -> list[Request]:
         """Who decodes in this step, in order, each with a page to write to."""
         t, slots = self.table, self._running_slots()
-        waits = t.num_tokens[slots] - t.num_computed[slots] == 1
-        ready = slots[waits & (t.num_tokens[slots] < t.limit[slots])][: self.max_tokens]
+        tokens, computed = t.num_tokens[slots], t.num_computed[slots]
+        which = ((tokens - computed == 1) & (tokens < t.limit[slots])).nonzero()[0][: self.max_tokens]
+        ready = slots[which]
         decodes = [r for s in ready.tolist() if (r := t.requests[s]) is not None]
-        full = t.num_computed[ready] >= self.kv.num_pages[ready] * self.kv.page_size
-        for i in np.flatnonzero(full | t.shared[ready]).tolist():
+        full = computed[which] >= self.kv.num_pages[ready] * self.kv.page_size
+        for i in (full | t.shared[ready]).nonzero()[0].tolist():
             if decodes[i] not in self._preempted:
                 self._make_room(decodes[i], partial(self._own_next_page, decodes[i], copies))
         return [r for r in decodes if r not in self._preempted] if self._preempted else decodes
@@ -193,7 +194,7 @@ class Scheduler:
     def _prefilling(self) -> list[Request]:
         slots = self._running_slots()
         waiting = self.table.num_tokens[slots] - self.table.num_computed[slots] > 1
-        return [self.running[i] for i in np.flatnonzero(waiting).tolist()]
+        return [self.running[i] for i in waiting.nonzero()[0].tolist()]
 
     def _find_prefix(self, request: Request) -> PrefixHit:
         """The cached prefix of a request, short of its last token: that one is computed for its logits."""
@@ -218,9 +219,10 @@ class Scheduler:
         num_new = np.ones(len(slots), np.int32)
         num_new[len(decodes) :] = [n for _, n in chunks]
         start = self.table.num_computed[slots]
-        samples = start + num_new == self.table.num_tokens[slots]
+        end = start + num_new
+        samples = end == self.table.num_tokens[slots]
         all_copies = [copy for made in copies.values() for copy in made]
-        return StepPlan(requests, slots, start, num_new, len(decodes), samples, all_copies)
+        return StepPlan(requests, slots, start, num_new, end, len(decodes), samples, all_copies)
 
     # -- after the step ------------------------------------------------------------------------------------------
 
@@ -228,7 +230,7 @@ class Scheduler:
         """Books a step as launched: what it computes counts as computed, and what it samples as there, unknown yet."""
         t, live = self.table, _running(plan)
         sampled = plan.slots[live & plan.samples]
-        t.num_computed[plan.slots[live]] = (plan.start + plan.num_new)[live]
+        t.num_computed[plan.slots[live]] = plan.end[live]
         t.num_tokens[sampled] += 1
         t.in_flight[sampled] += 1
 
@@ -237,15 +239,15 @@ class Scheduler:
         `plan.samples` is false; NO_TOKEN fails the request. Returns which requests it counted for, [B] bool: those
         cancelled or preempted meanwhile are passed over."""
         t, live = self.table, _running(plan)
-        end = plan.start + plan.num_new
         size = self.kv.page_size
-        turned = live & (end // size > plan.start // size)
-        for i in np.flatnonzero(turned).tolist():
-            self._name_pages(plan.requests[i], int(plan.start[i]), int(end[i]))
-        sampled = live & plan.samples
-        t.last_token[plan.slots[sampled]] = tokens[sampled]
-        t.in_flight[plan.slots[sampled]] -= 1
-        self._append(plan, np.flatnonzero(sampled).tolist(), tokens.tolist())
+        turned = live & (plan.end // size > plan.start // size)
+        for i in turned.nonzero()[0].tolist():
+            self._name_pages(plan.requests[i], int(plan.start[i]), int(plan.end[i]))
+        sampled = (live & plan.samples).nonzero()[0]
+        slots = plan.slots[sampled]
+        t.last_token[slots] = tokens[sampled]
+        t.in_flight[slots] -= 1
+        self._append(plan, sampled.tolist(), tokens.tolist())
         return live
 
     def _append(self, plan: StepPlan, rows: list[int], tokens: list[int]) -> None:

@@ -4,6 +4,7 @@ is never touched, and few of them serve all steps."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from anychip_sdk.contract import Bucket
 
@@ -18,6 +19,7 @@ PAGES = 4**3
 """A table has room for so many of a sequence, at least."""
 
 
+@lru_cache(maxsize=4096)
 def recorded_bucket(exact: Bucket) -> Bucket | None:
     """The shapes that a step is recorded in, a new object even where they are equal; None where it is not recorded."""
     pages = max(PAGES, _power(exact.pages))

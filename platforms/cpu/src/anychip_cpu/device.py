@@ -75,7 +75,6 @@ class CpuDevice(TorchDevice):
             return eager
         unrecordable = False
 
-        @torch.inference_mode()
         def launch(weights: Any, kv: Any, state: Any, buffer: np.ndarray) -> tuple[Pending, Any, Any]:
             nonlocal unrecordable
             try:

@@ -90,6 +90,7 @@ class Recording:
         self._real: Batch | None = None
         self._sampled: dict[str, np.ndarray] = {}
 
+    @torch.inference_mode()
     def record(self, weights: Any, kv: Any, state: Any, buffer: np.ndarray, launch: Launcher) -> Sampled:
         """Raises what the ops raise, and UnrecordableError; the recording is of no use then."""
         self._buffer[:] = buffer
@@ -163,7 +164,7 @@ class Recording:
                 to[: len(x)].copy_(x)
 
         keep(result)
-        self._calls.append(lambda: keep(call()))
+        self._calls.append(torch.inference_mode()(lambda: keep(call())))
         return _map(result, lambda x: room[id(x)])
 
     def _room(self, x: Tensor, kind: int) -> Tensor:

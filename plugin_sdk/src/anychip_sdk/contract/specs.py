@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -195,3 +196,11 @@ class StepKey:
     sample: SampleKind = SampleKind()
     feed: bool = False
     static: Hashable = None
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.bucket, self.sample, self.feed, self.static))
+
+    def __hash__(self) -> int:
+        """Made once: a step looks its key up several times."""
+        return self._hash
