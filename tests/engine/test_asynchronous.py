@@ -90,6 +90,23 @@ def test_the_next_step_is_launched_before_the_last_ones_result_is_taken(checkpoi
         assert number < 2 or log.index(("get", number - 2)) < log.index(("launch", number))
 
 
+def test_a_prompt_waits_for_the_pages_that_leave_its_window(checkpoint, monkeypatch):
+    """The step in flight frees them. Who gave up its own instead would begin again for ever."""
+    prompt, directory = checkpoints.prompts(1, (54,))[0], checkpoint("mistral")[0]
+    with LLM(directory, "numpy", skip_tokenizer=True, dtype="float32") as llm:
+        wanted = llm.generate(prompt, GREEDY)[0].outputs[0].token_ids
+    options = {"page_size": 4, "kv_pages": 8, "max_num_batched_tokens": 16}
+    with LLM(directory, "numpy", skip_tokenizer=True, dtype="float32", **options) as llm:
+        asynchronous(llm, monkeypatch)
+        (request,) = llm._core.make("one", prompt, GREEDY)
+        llm._core.add([request])
+        for _ in range(60):
+            llm._core.step()
+            llm._core.scheduler.check_integrity()
+        assert request.output == wanted
+        assert llm.stats().preemptions == 0
+
+
 def test_prompt_logprobs_stand_once_though_the_prompt_is_computed_twice(checkpoint, monkeypatch):
     params = replace(GREEDY, prompt_logprobs=1, max_tokens=12)
     with LLM(checkpoint("llama")[0], "numpy", skip_tokenizer=True, page_size=4, kv_pages=24) as llm:

@@ -59,6 +59,20 @@ def test_nan_logits_fail_one_request(llm, monkeypatch):
     assert [o.outputs[0].token_ids for o in outputs if o.error is None] == [wanted[0], *wanted[2:]]
 
 
+def test_what_a_request_with_nan_wrote_is_not_found_by_the_next(checkpoint, monkeypatch):
+    with LLM(checkpoint("gemma3")[0], "numpy", skip_tokenizer=True, dtype="float32", page_size=4) as llm:
+        wanted = llm.generate(PROMPTS[3], GREEDY)[0].outputs[0].token_ids
+        llm.reset_prefix_cache()
+        ops = llm._core._executor._device.ops
+        with monkeypatch.context() as patched:
+            embedding = ops.embedding
+            patched.setattr(ops, "embedding", lambda *given: embedding(*given) * np.float32(np.nan))
+            assert "NaN" in llm.generate(PROMPTS[3], GREEDY)[0].error
+        again = llm.generate(PROMPTS[3], GREEDY)[0]
+        llm._core.scheduler.check_integrity()
+    assert (again.error, again.outputs[0].token_ids, again.num_cached_tokens) == (None, wanted, 0)
+
+
 def test_outputs_say_how_long_their_prompt_waited(checkpoint):
     params = SamplingParams(temperature=0, max_tokens=4, n=2, detokenize=False)
     with LLM(checkpoint("llama")[0], "numpy", skip_tokenizer=True, max_num_seqs=2) as llm:

@@ -154,6 +154,10 @@ class KVCache:
                 self.table[group, slot, first:until] = 0
                 self._first[group, slot] = until
 
+    def leaves_pages(self, slot: int, computed: int) -> bool:
+        """Whether `free_behind_window` would give back any."""
+        return any(self._first_needed(g, computed) > self._first[g, slot] for g in range(len(self.pools)))
+
     def release(self, slot: int) -> None:
         """Gives back everything the slot holds."""
         count = int(self.num_pages[slot])
@@ -162,6 +166,12 @@ class KVCache:
             self.table[group, slot, :count] = 0
             self._first[group, slot] = 0
         self.num_pages[slot] = 0
+
+    def forget_prefix(self, names: Sequence[bytes]) -> None:
+        """Nobody finds the pages of these names any more; who holds one keeps it."""
+        for pool in self.pools:
+            for name in names:
+                pool.unname(name)
 
     def forget_prefixes(self) -> None:
         """Empties the prefix cache."""

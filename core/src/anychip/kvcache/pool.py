@@ -79,6 +79,15 @@ class PagePool:
         """Free, but still findable."""
         return page in self._idle
 
+    def unname(self, name: bytes) -> None:
+        """Makes the page of this name, if there is one, unfindable."""
+        page = self._page_of.pop(name, None)
+        if page is not None:
+            del self._name_of[page]
+            if page in self._idle:
+                del self._idle[page]
+                self._blank.append(page)
+
     def forget(self) -> None:
         """Drops all names: nothing cached is found any more."""
         self._blank.extend(self._idle)

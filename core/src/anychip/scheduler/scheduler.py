@@ -50,7 +50,7 @@ class Scheduler:
         self.waiting: list[Request] = []  # in order
         self.running: list[Request] = []  # in order
         self._slots: np.ndarray | None = None  # of `running`; None when that changed
-        self._preempted: set[Request] = set()  # in this step: what was chosen for them is void
+        self._void: set[Request] = set()  # preempted or put off in this step: what was chosen for them does not run
         self._namer = PageNamer(kv.page_size) if prefix_caching else None
         self.preemptions = 0
         self.prefix_queries = 0
@@ -88,7 +88,7 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """Decodes first, then prefill chunks of what runs, then of what waits. None: nothing to do."""
-        self._preempted = set()
+        self._void = set()
         copies: dict[Request, list[PageCopy]] = {}
         decodes = self._decodes(copies)
         budget = self.max_tokens - len(decodes)
@@ -109,9 +109,9 @@ class Scheduler:
         decodes = [r for s in ready.tolist() if (r := t.requests[s]) is not None]
         full = computed[which] >= self.kv.num_pages[ready] * self.kv.page_size
         for i in (full | t.shared[ready]).nonzero()[0].tolist():
-            if decodes[i] not in self._preempted:
+            if decodes[i] not in self._void:
                 self._make_room(decodes[i], partial(self._own_next_page, decodes[i], copies))
-        return [r for r in decodes if r not in self._preempted] if self._preempted else decodes
+        return [r for r in decodes if r not in self._void] if self._void else decodes
 
     def _own_next_page(self, request: Request, copies: dict[Request, list[PageCopy]]) -> bool:
         t, slot = self.table, request.slot
@@ -125,9 +125,13 @@ class Scheduler:
         return self.kv.reserve(slot, position + 1)
 
     def _make_room(self, request: Request, attempt: Callable[[], bool]) -> bool:
-        """Tries until it works, preempting the last in order each time. False: the request was itself the last."""
+        """Tries until it works, preempting the last in order each time. False: the request was itself the last. One
+        whose step in flight is about to free pages is put off: preempted, it might come to this again and again."""
         while not attempt():
             victim = self.running[-1]
+            if victim is request and self.kv.leaves_pages(request.slot, int(self.table.num_computed[request.slot])):
+                self._void.add(request)
+                return False
             self.preempt(victim)
             if victim is request:
                 return False
@@ -157,7 +161,7 @@ class Scheduler:
 
     def _admit(self, request: Request) -> bool:
         """Moves the first waiting request to a slot if it fits beside a page for everyone who runs."""
-        if request in self._preempted:
+        if request in self._void:
             return False
         hit = self._find_prefix(request)
         if self._is_coming(request, hit):
@@ -208,10 +212,10 @@ class Scheduler:
     def _plan(
         self, decodes: list[Request], chunks: list[tuple[Request, int]], copies: dict[Request, list[PageCopy]]
     ) -> StepPlan | None:
-        if self._preempted:
-            decodes = [r for r in decodes if r not in self._preempted]
-            chunks = [(r, n) for r, n in chunks if r not in self._preempted]
-            copies = {r: c for r, c in copies.items() if r not in self._preempted}
+        if self._void:
+            decodes = [r for r in decodes if r not in self._void]
+            chunks = [(r, n) for r, n in chunks if r not in self._void]
+            copies = {r: c for r, c in copies.items() if r not in self._void}
         requests = decodes + [r for r, _ in chunks]
         if not requests:
             return None
@@ -256,6 +260,7 @@ class Scheduler:
         for i in rows:
             request, token = plan.requests[i], tokens[i]
             if token == NO_TOKEN:
+                self.kv.forget_prefix(request.page_names)  # what it computed may be no numbers either
                 self.finish(request, "error")
                 continue
             request.output.append(token)
@@ -300,7 +305,7 @@ class Scheduler:
 
     def preempt(self, request: Request) -> None:
         """Back to waiting, its pages given up."""
-        self._preempted.add(request)
+        self._void.add(request)
         self._leave(request)
         request.status = Status.WAITING
         request.preemptions += 1
