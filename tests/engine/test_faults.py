@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import checkpoints
 import numpy as np
@@ -86,6 +87,26 @@ def test_closing_a_stream_frees_its_pages(llm):
     assert llm._core.kv.usage > 0
     stream.close()
     assert llm._core.kv.usage == 0
+
+
+def test_streams_are_read_side_by_side(llm):
+    params = replace(GREEDY, max_tokens=20)
+    wanted = [o.outputs[0].token_ids for o in llm.generate(PROMPTS, params)]
+    streams = [llm.stream(prompt, params) for prompt in PROMPTS[:2]]
+    got = [[next(s).outputs[0].new_token_ids[0]] for s in streams]
+    assert [o.outputs[0].token_ids for o in llm.generate(PROMPTS[2:], params)] == wanted[2:]
+    for tokens, stream in zip(got, streams, strict=True):
+        for piece in stream:
+            tokens += [t for c in piece.outputs for t in c.new_token_ids]
+    assert got == wanted[:2]
+
+
+def test_a_stream_whose_engine_is_closed_says_so(checkpoint):
+    with LLM(checkpoint("llama")[0], "numpy", skip_tokenizer=True) as llm:
+        stream = llm.stream(PROMPTS[0], GREEDY)
+        next(stream)
+    with pytest.raises(EngineDeadError, match="the engine was closed"):
+        next(stream)
 
 
 def test_tenants_do_not_share_prefixes(checkpoint):

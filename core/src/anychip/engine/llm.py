@@ -38,6 +38,7 @@ class LLM:
         self.options = EngineOptions(device=device, **options)
         self._built = build(os.fspath(model), self.options, tokenizer=not skip_tokenizer, progress=progress)
         self._core = self._built.core
+        self._owner: dict[Request, RequestText] = {}
         self._counter = 0
         self._closed = False
 
@@ -114,14 +115,15 @@ class LLM:
         return self._pieces(self._make(prompt, params or self.default_params(), 0, ""))
 
     def _pieces(self, text: RequestText) -> Iterator[RequestOutput]:
-        self._core.add(text.requests)
+        self._add(text)
         try:
-            while not text.finished:
-                self._step(dict.fromkeys(text.requests, text))
-                yield text.output()
+            while text.moved or not text.finished:
+                if not text.moved:  # nor by steps that another reader asked for
+                    self._step()
+                else:
+                    yield text.output()
         finally:
-            for request in text.requests:
-                self._core.cancel(request)
+            self._cancel(text)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
@@ -153,8 +155,7 @@ class LLM:
         self.close()
 
     def _make(self, prompt: Prompt, params: SamplingParams, priority: int, salt: str) -> RequestText:
-        if self._closed:
-            raise EngineDeadError("the engine was closed; start a new one")
+        self._check_open()
         self._counter += 1
         ids = encode(self._built.tokenizer, prompt)
         check_params(params, self._built.tokenizer)
@@ -165,28 +166,46 @@ class LLM:
 
     def _run(self, texts: list[RequestText]) -> Iterator[RequestText]:
         """Yields each as it finishes. Whatever ends this early cancels the rest."""
-        owner: dict[Request, RequestText] = {r: text for text in texts for r in text.requests}
         for text in texts:
-            self._core.add(text.requests)
+            self._add(text)
+        left = set(texts)
         try:
-            while self._core.has_work:
-                yield from self._step(owner)
+            while left or (self._core.has_work and not self._owner):
+                done = [text for text in self._step() if text in left]
+                left.difference_update(done)
+                yield from done
         finally:
-            for request in owner:
-                self._core.cancel(request)
+            for text in texts:
+                self._cancel(text)
 
-    def _step(self, owner: dict[Request, RequestText]) -> list[RequestText]:
-        """One engine step; the texts that it finished."""
+    def _add(self, text: RequestText) -> None:
+        self._owner.update(dict.fromkeys(text.requests, text))
+        self._core.add(text.requests)
+
+    def _cancel(self, text: RequestText) -> None:
+        for request in text.requests:
+            self._core.cancel(request)
+            self._owner.pop(request, None)
+
+    def _step(self) -> list[RequestText]:
+        """One engine step; the texts that it finished. It moves all that runs, streams that are not being read too."""
+        self._check_open()
         done: list[RequestText] = []
         for event in self._core.step():
-            text = owner[event.request]
-            if text.finished:
+            text = self._owner.get(event.request)
+            if text is None:
                 continue
             if text.push(event):
                 self._core.cancel(event.request, "stop")
+            if event.request.finish_reason is not None:
+                del self._owner[event.request]
             if text.finished:
                 done.append(text)
         return done
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineDeadError("the engine was closed; start a new one")
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

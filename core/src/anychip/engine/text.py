@@ -104,6 +104,11 @@ class RequestText:
     def finished(self) -> bool:
         return all(t.output.finish_reason is not None for t in self._texts.values())
 
+    @property
+    def moved(self) -> bool:
+        """Whether `output` has anything to tell."""
+        return any(t.moved for t in self._texts.values())
+
     def output(self) -> RequestOutput:
         """A piece of the stream: the completions that moved since the last one."""
         moved = [t.piece() for t in self._texts.values() if t.moved]
