@@ -11,6 +11,7 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+import transformers
 from anychip import LLM, AnychipError, SamplingParams
 from anychip.models.registry import ARCHITECTURES
 from safetensors.numpy import load_file, save_file
@@ -92,6 +93,30 @@ def test_a_tied_model_may_still_bring_its_head(tmp_path):
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     save_file(tensors, tmp_path / "model.safetensors")
     assert first_tokens(tmp_path) == checkpoints.greedy(model, PROMPT, 4)
+
+
+def test_a_head_that_differs_from_the_embedding_is_used_though_the_config_ties_them(tmp_path, caplog):
+    checkpoints.build("llama3", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"][::-1].copy()
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert first_tokens(tmp_path) == checkpoints.greedy(model, PROMPT, 4)
+    assert "lm_head.weight, that differs from its embedding: it is used" in caplog.text
+
+
+def test_layers_beyond_the_config_are_named_and_buffers_are_not(originals, damaged, caplog):
+    path, wanted = damaged("whole"), first_tokens(originals["whole"])
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    save_file(tensors, path / "model.safetensors")
+    assert first_tokens(path) == wanted
+    assert "no place for" not in caplog.text
+    beyond = {n.replace("layers.3", "layers.9"): t for n, t in tensors.items() if "layers.3." in n}
+    save_file(tensors | beyond, path / "model.safetensors")
+    assert first_tokens(path) == wanted
+    named = ", ".join(sorted(beyond)[:3])
+    assert f"has {len(beyond)} tensors that its config.json has no place for ({named}, ...)" in caplog.text
 
 
 def test_generation_config_gives_the_defaults(damaged):

@@ -26,6 +26,7 @@ from anychip_sdk.contract import (
 from anychip.engine.options import EngineOptions
 from anychip.errors import CapacityError
 from anychip.loading.checkpoint import Checkpoint
+from anychip.loading.leftovers import has_own_head, name_unused
 from anychip.models.quantize import formats, quantized
 from anychip.models.registry import Family, family
 from anychip.models.spec import ModelSpec
@@ -121,9 +122,11 @@ def _weight_tree(kind: Family, spec: ModelSpec, device: Device | StepPlugin, qua
 
 def _shapes(checkpoint: Checkpoint, kind: Family, spec: ModelSpec) -> Shapes:
     """What config.json says, which the checkpoint's tensors must have where they are there. Raises ModelError."""
+    shapes = kind.shapes_of(spec)
     if checkpoint.has_weights:
         kind.check(spec, checkpoint.shapes)
-    return kind.shapes_of(spec)
+        name_unused(checkpoint, shapes)
+    return shapes
 
 
 def resolve_dtype(asked: str, available: tuple[Kept, ...], what: str, device: str) -> Kept:
@@ -141,6 +144,8 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     device, saying what would."""
     kind = family(checkpoint.config)
     spec = kind.from_config(checkpoint.config)
+    if spec.tied and has_own_head(checkpoint):
+        spec = replace(spec, tied=False)
     shapes = _shapes(checkpoint, kind, spec)
     name, claims = device.info.name, device.capabilities
     dtype = resolve_dtype(options.dtype, claims.weight_dtypes, "weights in", name)

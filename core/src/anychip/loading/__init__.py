@@ -7,6 +7,7 @@ packed_file    Writer, read: a file of packed weights, mapped
 weight_cache   WeightCache: finds and keeps these files
 finite         check_finite: no NaN or infinity gets into a weight
 config         ConfigReader: typed, checked access to config.json
+leftovers      has_own_head, name_unused: what a checkpoint holds beyond its config.json
 hub            fetch: a hub repository -> a local directory
 tokenizer      Tokenizer: text <-> token ids
 detokenizer    Detokenizer: token ids -> text, piece by piece
