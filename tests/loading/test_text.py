@@ -151,6 +151,9 @@ def test_templates_render_like_transformers(tmp_path):
         CHATML,
         "{{ bos_token }}{{ messages | tojson }}",
         "{%- for m in messages %}\n  {{ m.role }}\n{%- endfor %}",
+        "{% for m in messages %}\n{% generation %}{{ m.content }}{% set m = 1 %}\n{% endgeneration %}{{ m }}"
+        "{% endfor %}",
+        "{{ messages | tojson(ensure_ascii=True, sort_keys=True, separators=(',', ':')) }}",
     ):
         theirs.chat_template = source
         wanted = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

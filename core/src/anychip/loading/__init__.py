@@ -12,6 +12,7 @@ hub            fetch: a hub repository -> a local directory
 tokenizer      Tokenizer: text <-> token ids
 detokenizer    Detokenizer: token ids -> text, piece by piece
 chat_template  ChatTemplate: messages -> prompt text
+generation_tag GenerationTag: a tag of templates
 
 Nothing is imported here, so that each front pays only for what it uses.
 """
