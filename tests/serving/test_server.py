@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from anychip.errors import AnychipError
+from anychip.serving.app import MAX_BODY
 from anychip.serving.server import serve
 from fake_engine import FakeEngine
 from processes import server
@@ -58,6 +59,18 @@ def test_a_signal_ends_it_cleanly(sign: signal.Signals) -> None:
         process.send_signal(sign)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "closed: True, cancelled: 0\n", "")
+
+
+def test_a_client_that_sends_too_much_reads_why() -> None:
+    with (
+        server(FAKE_SERVER) as (_, url),
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client,
+    ):
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % (2 * MAX_BODY))
+        client.sendall(bytes(2 * MAX_BODY))
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"request_too_large" in answer
 
 
 def test_a_client_that_leaves_a_real_connection_cancels_its_request() -> None:
