@@ -24,23 +24,3 @@ def quick_compiler() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def processes_find_the_platform(inherited_path: None) -> None:
     """It is tested from its sources."""
-
-
-@pytest.fixture
-def no_races(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Of kernels in the strict interpreter: JAX makes a new record for every one that runs."""
-    from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-    from jax._src.pallas.mosaic.interpret.race_detection_state import RaceDetectionState
-    from jax.experimental.pallas import tpu as pltpu
-
-    records: list[RaceDetectionState] = []
-
-    def record(**options: int) -> RaceDetectionState:
-        records.append(RaceDetectionState(**options))
-        return records[-1]
-
-    monkeypatch.setattr(interpret_pallas_call, "RaceDetectionState", record)
-    yield
-    pltpu.reset_tpu_interpret_mode_state()
-    assert records
-    assert not any(r.races_found for r in records)

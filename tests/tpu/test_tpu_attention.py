@@ -10,11 +10,11 @@ from anychip_sdk.contract import SCALED_KV, AttentionSpec, DeviceInfo, Layer
 from anychip_sdk.kits.jax import Ranks
 from anychip_sdk.kits.jax.scaled import FORMATS, ScaledPages, cells, scaled
 from anychip_tpu.device import TpuDevice
-from anychip_tpu.kernels.interpreters import STRICT
+from anychip_tpu.kernels.strict import STRICT
 from jax_cases import AttentionCase, draw, in_8_bits, traced, wide, words_of
 from numpy_batches import page_tables, ragged
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_races")]  # interpreted kernels
+pytestmark = pytest.mark.slow  # interpreted kernels
 
 INFO = DeviceInfo(name="tpu-emulated", description="kernels in the strict interpreter", details={})
 DEVICE = TpuDevice(INFO, Ranks.of(jax.devices("cpu")[:1]), STRICT)

@@ -12,11 +12,11 @@ from anychip_sdk.contract import Bucket, DeviceInfo, MoESpec, StepKey, WeightSpe
 from anychip_sdk.kits.jax import Ranks
 from anychip_tpu.device import TpuDevice
 from anychip_tpu.kernels.grouped import ROWS, grouped
-from anychip_tpu.kernels.interpreters import STRICT
+from anychip_tpu.kernels.strict import STRICT
 from jax_cases import ORACLE, both, close, draw, traced, wide, words_of
 from numpy_batches import empty_batch
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_races")]  # interpreted kernels
+pytestmark = pytest.mark.slow  # interpreted kernels
 
 INFO = DeviceInfo(name="tpu-emulated", description="kernels in the strict interpreter", details={})
 DEVICE = TpuDevice(INFO, Ranks.of(jax.devices("cpu")[:1]), STRICT)

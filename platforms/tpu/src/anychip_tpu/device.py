@@ -14,7 +14,9 @@ from anychip_sdk.kits.jax import Buckets, JaxDevice, Kept, Ranks
 from anychip_sdk.kits.jax.kept import compile_alone
 
 from anychip_tpu.allocator import EMULATED_BYTES, PAGE_SIZES, TpuAllocator
-from anychip_tpu.kernels.interpreters import Interpret, emulation
+from anychip_tpu.emulation import mode
+from anychip_tpu.kernels import strict
+from anychip_tpu.kernels.interpreters import EMULATIONS, Interpret
 from anychip_tpu.ops import TpuOps
 
 DTYPES: tuple[DType, ...] = ("bfloat16", "float32")
@@ -58,7 +60,8 @@ class TpuDevice(JaxDevice):
         buckets: Buckets | None = None,
         kept: Kept | None = None,
     ) -> None:
-        self._compiler_options = QUICK_COMPILER if interpret else None
+        if interpret:
+            self._compiler_options = QUICK_COMPILER if interpret is True else strict.COMPILER
         capabilities, own = (EMULATED, EMULATED_BUCKETS) if interpret else (CAPABILITIES, BUCKETS)
         super().__init__(info, capabilities, ranks, buckets or own, kept.compile if kept else compile_alone)
         self.ops = TpuOps(ranks, interpret)
@@ -102,4 +105,4 @@ def open_emulated(info: DeviceInfo, count: int, kept: Kept) -> TpuDevice:
     devices = jax.devices("cpu")
     if len(devices) < count:  # another library has started JAX
         raise DeviceError(f"JAX runs with {len(devices)} CPU device; expected {count}: open {info.name} first")
-    return TpuDevice(info, Ranks.of(devices[:count]), emulation(), kept=kept)
+    return TpuDevice(info, Ranks.of(devices[:count]), EMULATIONS[mode()], kept=kept)

@@ -11,7 +11,7 @@ from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found,
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from anychip_tpu import chips
+from anychip_tpu import chips, emulation
 
 if TYPE_CHECKING:
     from anychip_sdk.kits.jax import Kept
@@ -73,7 +73,11 @@ class EmulatedPlatform(Platform):
         problem = _jax_problem()
         if problem:
             return problem
-        details = {"jax": metadata.version("jax"), "emulated": "yes"}
+        try:
+            followed = emulation.told()
+        except DeviceError as error:
+            return Broken(str(error), f"unset {emulation.VARIABLE}")
+        details = {"jax": metadata.version("jax"), "emulated": "yes", "emulation": followed}
         one = DeviceInfo(name="tpu-emulated:0", description=f"an emulated TPU: {EMULATION}", details=details)
         two = DeviceInfo(name="tpu-emulated:1", description=f"two emulated TPUs as one: {EMULATION}", details=details)
         return Found((one, two))

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anychip_tpu.kernels.interpreters import Interpret
+from anychip_tpu.kernels.interpreters import Interpret, call
 
 BUFFER_BYTES = 2**23
 """VMEM that pages may take: two blocks of K and of V."""
@@ -25,6 +25,7 @@ LOWEST = -1e30
 """Where a running maximum starts: finite, so that a row which has seen nothing has no infinities to subtract."""
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["seq", "position", "count", "table"], meta_fields=["columns"])
 @dataclass(frozen=True)
 class Work:
     """What the kernel does, tile by tile. Tiles with a count of 0 are the last ones and do nothing."""
@@ -73,6 +74,21 @@ def attend(
     scores and probabilities; `layer`: int or traced scalar; sinks: [H] float32, one more score of each query head.
     -> [N, K, R, Dv], q's dtype; what tiles with a count of 0 give is arbitrary. An online softmax over blocks of pages
     (FlashAttention, arXiv:2205.14135)."""
+    out: Array = call(_attend, interpret, q, keys, values, layer, work, sinks, spec=spec, group=group)
+    return out
+
+
+def _attend(
+    q: Array,
+    keys: Pages,
+    values: Pages,
+    layer: Any,
+    work: Work,
+    sinks: Array | None,
+    spec: AttentionSpec,
+    group: int,
+    interpret: Interpret,
+) -> Any:
     N, K, R, D = q.shape
     size, Dv = cells(keys).shape[3], cells(values).shape[4]
     shape = Shape(group, size, _pages_of_block(keys, values, work.columns), work.columns, spec)

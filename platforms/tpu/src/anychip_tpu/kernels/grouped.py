@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anychip_tpu.kernels.interpreters import Interpret
+from anychip_tpu.kernels.interpreters import Interpret, call
 
 ROWS = 128
 """Rows of a tile. A group's rows begin with a tile, so a tile has one weight."""
@@ -25,6 +25,11 @@ def grouped(x: Array, w: Array, layer: Any, sizes: Array, interpret: Interpret =
     [layers, X, O, I]; `layer`: int or traced scalar -> [N, O], x's dtype. Rows beyond the last group are arbitrary.
 
     Tiles of rows are the inner loop, so a block of a weight is read once (MegaBlocks, arXiv:2211.15841)."""
+    out: Array = call(_grouped, interpret, x, w, layer, sizes)
+    return out
+
+
+def _grouped(x: Array, w: Array, layer: Any, sizes: Array, interpret: Interpret) -> Any:
     (N, I), O = x.shape, w.shape[2]  # noqa: E741
     outputs = _outputs(O, I * w.dtype.itemsize)
     ends = jnp.cumsum(sizes) // ROWS  # [X]

@@ -16,9 +16,10 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anychip_tpu.kernels.interpreters import Interpret
+from anychip_tpu.kernels.interpreters import Interpret, call
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["page", "start", "end", "tokens"], meta_fields=[])
 @dataclass(frozen=True)
 class Writes:
     """What changes, one run of rows of a page after the other. Runs of one page stand side by side; those that change
@@ -61,6 +62,11 @@ def write(
 ) -> tuple[Pages, Pages]:
     """k, v: [T, K, D]; keys, values: [layers, pages, K, page_size, D], in 8 bits with scales [layers, pages, K, 1,
     lanes]; `layer`: int or traced scalar -> keys, values, which must be donated to stay where they are."""
+    written: tuple[Pages, Pages] = call(_write, interpret, k, v, keys, values, layer, writes)
+    return written
+
+
+def _write(k: Array, v: Array, keys: Pages, values: Pages, layer: Any, writes: Writes, interpret: Interpret) -> Any:
     size = cells(keys).shape[3]
     rows = (_rows(k, keys, writes.tokens), _rows(v, values, writes.tokens))
     scalars = (jnp.asarray(layer, jnp.int32).reshape(1), writes.page, writes.start, writes.end)
@@ -70,7 +76,7 @@ def write(
         (keys, values),
     )
     count = len(jax.tree.leaves(rows))
-    written: tuple[Pages, Pages] = pl.pallas_call(
+    return pl.pallas_call(
         partial(_kernel, size),
         out_shape=jax.tree.map(lambda cache: jax.ShapeDtypeStruct(cache.shape, cache.dtype), (keys, values)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -81,7 +87,6 @@ def write(
         interpret=interpret,
         name="write_pages",
     )(*scalars, rows, (keys, values))
-    return written
 
 
 def _rows(new: Array, pages: Pages, tokens: Array) -> Pages:

@@ -14,9 +14,18 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 
+def reason(error: BaseException) -> str:
+    """The first line; of an error in a callback on the host, which JAX gives with its traceback, the last one, which
+    says what it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "Traceback (most recent call last)" in lines[0]:
+        return lines[-1].partition("anychip_sdk.contract.errors.DeviceError: ")[2] or lines[-1]
+    return first_line(error)
+
+
 def as_contract_error(error: Exception) -> DeviceError:
     """JAX has one class for all faults of a device; its message begins with the kind."""
-    line = first_line(error)
+    line = reason(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:
         return OutOfMemory(f"no memory for the step: {line}")
     return DeviceError(f"the step failed: {line}")
