@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from anychip.platforms.op_table import op_table, refuse_reference
 from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, KVSpec, NotSupported, Paged
-from anychip_tpu import chips, device, platform
+from anychip_tpu import chips, device, emulation, platform
 from anychip_tpu.emulated_plugin import anychip_platform as emulated_manifest
-from anychip_tpu.kernels.interpreters import STRICT, emulation
+from anychip_tpu.kernels.interpreters import EMULATIONS
+from anychip_tpu.kernels.strict import STRICT
 from anychip_tpu.platform import EmulatedPlatform, TpuPlatform
 from anychip_tpu.plugin import anychip_platform as manifest
 
@@ -178,12 +179,15 @@ def test_no_op_runs_on_reference_code():
 
 def test_how_kernels_are_emulated(monkeypatch):
     monkeypatch.delenv("ANYCHIP_TPU_EMULATION", raising=False)
-    assert emulation() is True
+    assert emulation.mode() == "quick"
     monkeypatch.setenv("ANYCHIP_TPU_EMULATION", "strict")
-    assert emulation() is STRICT
+    assert EMULATIONS[emulation.mode()] is STRICT
+    assert EmulatedPlatform().probe().devices[0].details["emulation"].startswith("strict: ")
     monkeypatch.setenv("ANYCHIP_TPU_EMULATION", "fast")
-    with pytest.raises(DeviceError, match="ANYCHIP_TPU_EMULATION is 'fast'; expected quick or strict"):
-        emulation()
+    said = "ANYCHIP_TPU_EMULATION is 'fast'; expected quick or strict"
+    assert EmulatedPlatform().probe() == Broken(said, "unset ANYCHIP_TPU_EMULATION")
+    with pytest.raises(DeviceError, match=said):
+        EmulatedPlatform().open()
 
 
 def test_compiled_programs_are_kept(monkeypatch, tmp_path):

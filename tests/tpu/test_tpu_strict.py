@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from anychip_sdk.contract import DeviceError, DeviceInfo, Sampled
+from anychip_sdk.kits.jax import Ranks
+from anychip_tpu.device import TpuDevice
 from anychip_tpu.kernels.interpreters import EMULATIONS, call
+from anychip_tpu.kernels.races import RaceError, Races
+from jax._src.pallas.mosaic.interpret.race_detection_state import RaceDetectionState
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax_cases import words_of
+from numpy_batches import ragged
 
 STRICT = EMULATIONS["strict"]
 
@@ -41,21 +47,31 @@ def copied(x, at, *, kind, interpret):
     )(at, x)
 
 
+X = np.arange(2 * 8 * 128, dtype=np.float32).reshape(2, 8, 128)
+
+
 @pytest.fixture
 def step():
-    """step(kind, row) -> what a compiled step gives, as numpy, and what it should be."""
-    x = np.arange(2 * 8 * 128, dtype=np.float32).reshape(2, 8, 128)
+    """step(kind, row) -> what a step of a device gives that copies row `row` of X, as numpy."""
+    info = DeviceInfo(name="tpu-emulated", description="kernels in the strict interpreter", details={})
+    device = TpuDevice(info, Ranks.of(jax.devices("cpu")[:1]), STRICT)
+    host = ragged([(0, 1)], [[1]], 16)
 
     def run(kind, row):
-        program = jax.jit(lambda x, at: call(copied, STRICT, x, at, kind=kind) + 1)
-        return np.asarray(program(x, jnp.full(1, row, jnp.int32))), x[min(row, 1)] + 1
+        def body(weights, kv, state, batch):
+            return Sampled(batch.token_ids, top_logprobs=call(copied, STRICT, weights, kv, kind=kind)), kv, state
 
-    return run
+        pending, _, _ = device.compile(body, host.key)(
+            jnp.asarray(X), jnp.full(1, row, jnp.int32), device.state(2), words_of(host)
+        )
+        return pending.get().top_logprobs
+
+    yield run
+    device.close()
 
 
 def test_a_sound_kernel(step):
-    got, wanted = step("sound", 1)
-    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(step("sound", 1), X[1])
 
 
 @pytest.mark.parametrize(
@@ -64,17 +80,56 @@ def test_a_sound_kernel(step):
         (
             "racing",
             0,
-            r"race in vmem buffer \d+ of chip 0: the write of \[...\] by DMA 0 .* the read of \[.*\] by the core",
+            r"race in vmem buffer \d+ of chip 0: the write of \[...\] by DMA 0 at .* the read of .* by the core",
         ),
         ("sound", 2, r"IndexError: Out-of-bounds read of .* buffer has shape \(2, 8, 128\)"),
     ],
 )
 def test_what_fails_a_step_and_not_the_next(step, kind, row, message):
     for _ in range(2):
-        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        with pytest.raises(DeviceError, match=f"^the step failed: copied on the emulated TPU: .*{message}"):
             step(kind, row)
-        np.testing.assert_array_equal(*step("sound", 0))
+        np.testing.assert_array_equal(step("sound", 0), X[0])
 
 
 def test_memory_that_nobody_wrote_is_nan(step):
-    assert np.isnan(step("unwritten", 0)[0]).all()
+    assert np.isnan(step("unwritten", 0)).all()
+
+
+def accesses(seed):
+    """Of two buffers, by vector clocks of which some are ordered: ("check_read" or "check_write", clock, buffer,
+    range)."""
+    rng = np.random.default_rng(seed)
+    clock = rng.integers(0, 2, 3).astype(np.int32)
+    for _ in range(60):
+        clock = clock + (rng.random(3) < 0.5)
+        late = rng.random(3) < 0.01
+        parts = []
+        for size in (4, 6)[: rng.integers(0, 3)]:
+            start = int(rng.integers(0, size))
+            parts.append(start if rng.random() < 0.3 else slice(start, int(rng.integers(start, size)) + 1, 1))
+        kind = ("check_read", "check_write")[rng.integers(0, 2)]
+        yield (
+            kind,
+            np.where(late, clock - 3, clock).astype(np.int32),
+            ("vmem", int(rng.integers(0, 2)), 0, 0),
+            tuple(parts),
+        )
+
+
+def test_verdicts_are_jax_s():
+    """Of every access up to the first race."""
+    endings = set()
+    for seed in range(200):
+        theirs, ours, raced = RaceDetectionState(num_cores=1), Races(num_cores=1), False
+        for kind, clock, buffer, where in accesses(seed):
+            getattr(theirs, kind)(0, 0, clock, buffer, where)
+            try:
+                getattr(ours, kind)(0, 0, clock, buffer, where)
+            except RaceError:
+                raced = True
+            assert raced == theirs.races_found
+            if raced:
+                break
+        endings.add(raced)
+    assert endings == {False, True}

@@ -19,7 +19,7 @@ def reason(error: BaseException) -> str:
     says what it was."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "Traceback (most recent call last)" in lines[0]:
-        return lines[-1].partition("anychip_sdk.contract.errors.DeviceError: ")[2] or lines[-1]
+        return lines[-1].removeprefix("DeviceError: ")
     return first_line(error)
 
 
