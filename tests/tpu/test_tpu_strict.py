@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from anychip_sdk.contract import DeviceError, DeviceInfo, Sampled
 from anychip_sdk.kits.jax import Ranks
+from anychip_sdk.kits.jax.ranks import AXIS
 from anychip_tpu.device import TpuDevice
 from anychip_tpu.kernels.interpreters import EMULATIONS, call
 from anychip_tpu.kernels.races import RaceError, Races
 from jax._src.pallas.mosaic.interpret.race_detection_state import RaceDetectionState
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
 from jax_cases import words_of
 from numpy_batches import ragged
 
@@ -90,6 +96,40 @@ def test_what_fails_a_step_and_not_the_next(step, kind, row, message):
         with pytest.raises(DeviceError, match=f"^the step failed: copied on the emulated TPU: .*{message}"):
             step(kind, row)
         np.testing.assert_array_equal(step("sound", 0), X[0])
+
+
+def test_two_chips():
+    code = (
+        "from anychip_tpu.platform import EmulatedPlatform\n"
+        "EmulatedPlatform().open(1).close()\n"
+        "from test_tpu_strict import check_two_chips\n"
+        "check_two_chips()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def check_two_chips():
+    """As one: what fails on them fails the step, and not the next."""
+    ranks = Ranks.of(jax.devices("cpu")[:2])
+    assert ranks.size == 2
+    split = PartitionSpec(None, None, AXIS)
+
+    def run(kind, row):
+        mine = partial(call, copied, STRICT, kind=kind)
+        both = jax.shard_map(
+            mine,
+            mesh=ranks.mesh,
+            in_specs=(split, PartitionSpec()),
+            out_specs=PartitionSpec(None, AXIS),
+            check_vma=False,
+        )
+        return np.asarray(jax.jit(both)(np.concatenate([X, -X], 2), np.full(1, row, np.int32)))
+
+    for kind, row in (("racing", 0), ("sound", 2)):
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            run(kind, row)
+        np.testing.assert_array_equal(run("sound", 1), np.concatenate([X[1], -X[1]], 1))
 
 
 def test_memory_that_nobody_wrote_is_nan(step):

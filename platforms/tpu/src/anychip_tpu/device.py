@@ -89,8 +89,9 @@ def _keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "anychip/tpu"))
 
 
-EMULATED_CHIPS = 2
-"""Of the largest emulated device."""
+CPU_DEVICES = 4
+"""Twice the chips of the largest emulated device: XLA has a thread for each, and each chip may wait for a kernel of the
+strict emulation, which needs one too."""
 
 
 def open_emulated(info: DeviceInfo, count: int, kept: Kept) -> TpuDevice:
@@ -100,8 +101,8 @@ def open_emulated(info: DeviceInfo, count: int, kept: Kept) -> TpuDevice:
     with suppress(RuntimeError):  # it runs already
         if jax.config.values["jax_platforms"] is None:
             jax.config.update("jax_platforms", "cpu")
-        if jax.config.values["jax_num_cpu_devices"] < EMULATED_CHIPS:
-            jax.config.update("jax_num_cpu_devices", EMULATED_CHIPS)
+        if jax.config.values["jax_num_cpu_devices"] < CPU_DEVICES:
+            jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
     devices = jax.devices("cpu")
     if len(devices) < count:  # another library has started JAX
         raise DeviceError(f"JAX runs with {len(devices)} CPU device; expected {count}: open {info.name} first")

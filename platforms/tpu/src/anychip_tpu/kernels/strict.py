@@ -27,10 +27,12 @@ COMPILER = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
 }
-"""Kernels, and the steps around them, are mostly calls of the model."""
-MOST = 256
-"""Programs that are kept: each takes some of the few memory maps that a process may have."""
+"""Kernels, and the steps around them, are mostly calls of the model. Made in one part each, they take
+a third of the memory maps, of which a process may have few."""
+MOST = 64
+"""Programs that are kept, those that were used last."""
 _ONE = threading.Lock()
 """The model has one memory for the whole process."""
 
@@ -50,14 +52,17 @@ def run(kernel: Kernel, *arrays: Any, **static: Any) -> Any:
 def _on_host(kernel: Kernel, static: Static, _: Any, *arrays: Any) -> Any:
     with _ONE:
         try:
-            return jax.tree.map(np.asarray, _program(kernel, static)(*arrays))
+            leaves, tree = jax.tree.flatten(arrays)
+            program = _program(kernel, static, tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+            return jax.tree.map(np.asarray, program(*arrays))
         except FAULTS as error:
             _forget()
             raise DeviceError(f"{kernel.__name__} on the emulated TPU: {reason(error)}") from None
 
 
 @lru_cache(MOST)
-def _program(kernel: Kernel, static: Static) -> Any:
+def _program(kernel: Kernel, static: Static, tree: Any, shapes: tuple[Any, ...]) -> Any:
+    """For arrays of these shapes, though JAX would take others too: so programs that nobody uses go."""
     return jax.jit(partial(kernel, interpret=STRICT, **dict(static)), compiler_options=COMPILER)
 
 
