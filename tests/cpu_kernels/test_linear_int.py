@@ -6,9 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from anychip_cpu import native
+from anychip_cpu import native, quantized
 from anychip_cpu.launch import Launcher
-from anychip_cpu.quantized import FORMATS, int_product, quantize
+from anychip_cpu.quantized import FORMATS, IntWeight, int_product
+from anychip_cpu.weight_memory import WeightMemory
 from anychip_sdk.contract import QUANT_FORMATS, QuantFormat
 from anychip_sdk.kits.torch.weights import Weight
 
@@ -35,6 +36,10 @@ def random(*shape):
 
 def weight(outputs, inputs, *, bias=True):
     return Weight(random(outputs, inputs), (outputs,), random(outputs) if bias else None)
+
+
+def quantize(w: Weight, format: QuantFormat, kernels: native.Kernels) -> IntWeight:
+    return quantized.quantize(w, format, kernels, WeightMemory())
 
 
 def rounded(w):

@@ -37,7 +37,7 @@ from anychip_cpu.native import kernels
 from anychip_cpu.onednn_ops import DTYPES, CpuOps
 from anychip_cpu.quantized import FORMATS, IntExperts, TiedWeight
 from anychip_cpu.recording import Recordings, UnrecordableError
-from anychip_cpu.stored import maker, restore, store
+from anychip_cpu.stored import maker, store
 
 
 class CpuDevice(TorchDevice):
@@ -107,7 +107,7 @@ class CpuDevice(TorchDevice):
         return store(handle) if isinstance(self.ops, KernelOps) else super().store(handle)
 
     def restore(self, stored: StoredWeight) -> Weight:
-        return restore(stored) if isinstance(self.ops, KernelOps) else super().restore(stored)
+        return self.ops._restore(stored) if isinstance(self.ops, KernelOps) else super().restore(stored)
 
     def _pack_quantized(
         self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType

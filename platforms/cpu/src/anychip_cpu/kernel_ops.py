@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from anychip_sdk.contract import QUANT_FORMATS, Activation, Batch, Communicator, MoESpec, Sampled
+from anychip_sdk.contract import QUANT_FORMATS, Activation, Batch, Communicator, MoESpec, Sampled, StoredWeight
 from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
@@ -26,12 +26,14 @@ from anychip_cpu.native import (
 from anychip_cpu.onednn_ops import CpuOps
 from anychip_cpu.packed import DTYPES, PackedWeight, can_gate, pack, product
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight, int_product, quantize, quantize_experts
+from anychip_cpu.stored import restore
+from anychip_cpu.weight_memory import WeightMemory
 
 
 class KernelOps(CpuOps):
     def __init__(self, communicator: Communicator, kernels: Kernels, launch: Launcher) -> None:
         super().__init__(communicator)
-        self._kernels, self._launch = kernels, launch
+        self._kernels, self._launch, self._memory = kernels, launch, WeightMemory()
         self.attention = KernelAttention(kernels, launch)
         own = f"kernels of our own ({kernels.name.decode()})"
         self.adopted: Mapping[str, str] = {  # type: ignore[misc]  # of this processor, not of the class
@@ -41,12 +43,16 @@ class KernelOps(CpuOps):
 
     def _pack(self, w: Weight, *, embedding: bool) -> Weight:
         """Of a linear weight or an embedding [O, I], or experts [E, O, I]."""
-        return pack(w, self._kernels)
+        return pack(w, self._kernels, self._memory)
 
     def _quantize(self, w: Weight, name: str) -> IntWeight | IntExperts:
         """Of a linear weight [O, I] or experts [E, O, I], in one of `quantized.FORMATS`."""
         make = quantize if w.tensor.ndim == 2 else quantize_experts
-        return make(w, QUANT_FORMATS[name], self._kernels)
+        return make(w, QUANT_FORMATS[name], self._kernels, self._memory)
+
+    def _restore(self, stored: StoredWeight) -> Weight:
+        """Raises ContractError for what was never stored."""
+        return restore(stored, self._memory)
 
     def _matmul(self, x: Tensor, w: Weight) -> Tensor:
         if isinstance(w, IntWeight | TiedWeight):

@@ -10,7 +10,8 @@ from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import ACTIVATIONS, Kernels, LinearWork, PackWork, Reads, advise, run
+from anychip_cpu.native import ACTIVATIONS, Kernels, LinearWork, PackWork, Reads, run
+from anychip_cpu.weight_memory import WeightMemory
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -39,13 +40,12 @@ class Groups:
         return self.starts + 4 * self.count
 
 
-def pack(w: Weight, kernels: Kernels) -> PackedWeight:
+def pack(w: Weight, kernels: Kernels, memory: WeightMemory) -> PackedWeight:
     """w: a linear weight or an embedding [O, I], or experts [E, O, I], in one of DTYPES."""
     *experts, outputs, inputs = w.tensor.shape
     width = kernels.width
     shape = (-(-inputs // 2), width, 2) if w.tensor.dtype == torch.bfloat16 else (inputs, width)
-    panels = w.tensor.new_empty(*experts, -(-outputs // width), *shape)
-    advise(panels.data_ptr(), panels.nbytes)
+    panels = memory.empty((*experts, -(-outputs // width), *shape), w.tensor.dtype)
     weight = w.tensor.contiguous()
     for from_, to in zip(weight, panels, strict=True) if experts else ((weight, panels),):
         work = PackWork(from_.data_ptr(), to.data_ptr(), None, outputs, inputs, 0, 0)

@@ -10,8 +10,9 @@ from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import ACTIVATIONS, FEW, INPUT_GROUP, Kernels, LinearWork, PackWork, advise, run
+from anychip_cpu.native import ACTIVATIONS, FEW, INPUT_GROUP, Kernels, LinearWork, PackWork, run
 from anychip_cpu.packed import Groups, reads
+from anychip_cpu.weight_memory import WeightMemory
 
 FORMATS = ("int8", "int8-g32", "int8-g64", "int8-g128", "int4", "int4-g32", "int4-g64", "int4-g128")
 """Of QUANT_FORMATS: those with kernels here."""
@@ -41,14 +42,13 @@ class IntExperts(IntWeight):
     """The same of every expert, one after another: `tensor` and `scales` have a first axis more."""
 
 
-def quantize(w: Weight, format: QuantFormat, kernels: Kernels) -> IntWeight:
+def quantize(w: Weight, format: QuantFormat, kernels: Kernels, memory: WeightMemory) -> IntWeight:
     """w: a linear weight [O, I] of any float dtype, with its bias."""
     outputs, inputs = w.tensor.shape
     bits, group = format.bits, format.group or 0
     panels, padded = -(-outputs // kernels.width), -(-inputs // 8) * 8
-    packed = torch.empty(panels, padded * bits // 32, kernels.width, 4, dtype=torch.uint8)
-    scales = torch.empty(panels, -(-inputs // group) if group else 1, kernels.width, dtype=torch.bfloat16)
-    advise(packed.data_ptr(), packed.nbytes)
+    packed = memory.empty((panels, padded * bits // 32, kernels.width, 4), torch.uint8)
+    scales = memory.empty((panels, -(-inputs // group) if group else 1, kernels.width), torch.bfloat16)
     weight = w.tensor.float().contiguous()
     work = PackWork(weight.data_ptr(), packed.data_ptr(), scales.data_ptr(), outputs, inputs, bits, group)
     run(kernels.pack_int, work, torch.get_num_threads())
@@ -56,13 +56,19 @@ def quantize(w: Weight, format: QuantFormat, kernels: Kernels) -> IntWeight:
     return IntWeight(**kept, scales=scales, outputs=outputs, inputs=inputs, bits=bits, group=group)
 
 
-def quantize_experts(w: Weight, format: QuantFormat, kernels: Kernels) -> IntExperts:
+def quantize_experts(w: Weight, format: QuantFormat, kernels: Kernels, memory: WeightMemory) -> IntExperts:
     """w: a stack of experts [E, O, I]."""
-    each = [quantize(Weight(expert, w.sizes), format, kernels) for expert in w.tensor]
+    apart = WeightMemory()
+    each = [quantize(Weight(expert, w.sizes), format, kernels, apart) for expert in w.tensor]
     kept = {**vars(each[0]), "bias": None, "summed": w.summed}
     return IntExperts(
-        **{**kept, "tensor": torch.stack([e.tensor for e in each]), "scales": torch.stack([e.scales for e in each])}
+        **{**kept, **{name: _stacked([vars(e)[name] for e in each], memory) for name in ("tensor", "scales")}}
     )
+
+
+def _stacked(parts: list[Tensor], memory: WeightMemory) -> Tensor:
+    stack = memory.empty((len(parts), *parts[0].shape), parts[0].dtype)
+    return torch.stack(parts, out=stack)
 
 
 def int_product(

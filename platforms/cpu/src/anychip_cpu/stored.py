@@ -17,6 +17,7 @@ from torch import Tensor
 from anychip_cpu.library import library_path
 from anychip_cpu.packed import PackedWeight
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight
+from anychip_cpu.weight_memory import WeightMemory
 
 CLASSES: dict[str, type[Weight]] = {
     cls.__name__: cls for cls in (Weight, PackedWeight, IntWeight, TiedWeight, IntExperts)
@@ -49,11 +50,11 @@ def _facts(value: Any, arrays: list[np.ndarray]) -> Any:
     return [_facts(one, arrays) for one in value] if isinstance(value, tuple) else value
 
 
-def restore(stored: StoredWeight) -> Weight:
-    """Raises ContractError for what `store` never made."""
+def restore(stored: StoredWeight, memory: WeightMemory) -> Weight:
+    """What is quantised goes to `memory`. Raises ContractError for what `store` never made, and OutOfMemory."""
     arrays = list(stored.arrays)
     try:
-        found = _value(stored.facts, arrays)
+        found = _value(stored.facts, arrays, memory)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ContractError(f"these are no weights of anychip-cpu: {error}") from error
     if not isinstance(found, Weight) or arrays:
@@ -61,12 +62,15 @@ def restore(stored: StoredWeight) -> Weight:
     return found
 
 
-def _value(facts: Any, arrays: list[np.ndarray]) -> Any:
-    """Takes its arrays off the front of `arrays`."""
+def _value(facts: Any, arrays: list[np.ndarray], memory: WeightMemory, copied: bool = False) -> Any:
+    """Takes its arrays off the front of `arrays`. Weights in float32 stay where they are: copied ones are no faster."""
     if isinstance(facts, list):
-        return tuple(_value(one, arrays) for one in facts)
+        return tuple(_value(one, arrays, memory, copied) for one in facts)
     if not isinstance(facts, dict):
         return facts
     if "class" in facts:
-        return CLASSES[facts["class"]](**{name: _value(one, arrays) for name, one in facts["fields"].items()})
-    return torch.from_numpy(arrays.pop(0)).view(DTYPES[facts["dtype"]]).reshape(facts["shape"])
+        cls = CLASSES[facts["class"]]
+        whole = issubclass(cls, IntWeight)
+        return cls(**{name: _value(one, arrays, memory, whole) for name, one in facts["fields"].items()})
+    found = torch.from_numpy(arrays.pop(0)).view(DTYPES[facts["dtype"]]).reshape(facts["shape"])
+    return memory.copy(found) if copied else found
