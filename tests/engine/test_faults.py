@@ -42,6 +42,30 @@ def test_a_device_error_fails_its_step_only(llm, monkeypatch):
     assert [o.outputs[0].token_ids for o in llm.generate(PROMPTS, GREEDY)] == wanted
 
 
+@pytest.mark.parametrize("where", ["launch", "copy", "result"])
+def test_so_does_an_error_that_is_not_in_the_contract(llm, monkeypatch, caplog, where):
+    """A plugin's code raises what it likes. No server stops for it."""
+    prompts = [PROMPTS[1]]
+    params = replace(GREEDY, n=2)
+    wanted = [c.token_ids for c in llm.generate(prompts, params)[0].outputs]
+
+    class Broken:
+        def get(self):
+            raise KeyError("a planted bug")
+
+    def broken(*given):
+        Broken().get()
+
+    with monkeypatch.context() as patched:
+        name = "copy_pages" if where == "copy" else "launch"
+        patched.setattr(llm._core._executor, name, (lambda *given: Broken()) if where == "result" else broken)
+        failed = llm.generate(prompts, params)[0]
+    assert {c.finish_reason for c in failed.outputs} == {"error"}
+    assert failed.error == "the device failed: KeyError: 'a planted bug'"
+    assert "a planted bug" in caplog.text
+    assert [c.token_ids for c in llm.generate(prompts, params)[0].outputs] == wanted
+
+
 def test_nan_logits_fail_one_request(llm, monkeypatch):
     wanted = [o.outputs[0].token_ids for o in llm.generate(PROMPTS, GREEDY)]
     ops = llm._core._executor._device.ops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from anychip.scheduler.scheduler import Scheduler
 from anychip.scheduler.table import RequestTable
 
 MAX_SALT = 1024
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class EngineCore:
             request.started = request.started or perf_counter()
         try:
             self._in_flight = self._runner.launch(plan)
-        except (DeviceError, NotSupported, MemoryError) as error:
+        except Exception as error:  # of a plugin's code, which raises what it likes
             # Nothing of the step counts yet, so the others can go on without whoever came last. A page copy may not
             # have been made.
             alone = isinstance(error, OutOfMemory | MemoryError) and not plan.copies
@@ -186,11 +189,13 @@ class EngineCore:
     def _book(self, step: InFlight) -> list[Event]:
         try:
             result = self._runner.collect(step)
-        except (DeviceError, NotSupported, MemoryError) as error:
+        except Exception as error:  # as above
             return self._fail([r for r in step.plan.requests if r.status is not Status.FINISHED], error)
         return self._events(result, self.scheduler.update(step.plan, result.tokens))
 
     def _fail(self, requests: list[Request], error: Exception) -> list[Event]:
+        if not isinstance(error, DeviceError | NotSupported | MemoryError):
+            logger.error("a step failed with an error that the contract does not know", exc_info=error)
         for request in requests:
             self.scheduler.finish(request, "error")
         said = " ".join(f"the device failed: {type(error).__name__}: {error}".splitlines())
