@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-# Two cores compile the kernels for more than a minute, and longer beside other tests.
-pytestmark = pytest.mark.timeout(900)
+# Two cores compile the kernels for more than a minute, and longer beside other tests; the index may be far away.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 DEMO = ("generate", "--model", "demo", "--temperature", "0", "--max-tokens", "8")
@@ -30,11 +31,26 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of both wheels, which the processes of one run share: the first that asks builds them."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    made = folder / "wheels"
+    with (folder / "wheels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            for project in (ROOT, ROOT / "platforms/cpu"):
+                new = folder / "new wheels"
+                run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", new, project, cwd=folder)
+            new.rename(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[Path]:
     """With both wheels in `dist`. Removed at the end: torch is large."""
     folder = tmp_path_factory.mktemp("a folder")
-    for project in (ROOT, ROOT / "platforms/cpu"):
-        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "dist", project, cwd=folder)
+    shutil.copytree(wheels, folder / "dist")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -70,8 +86,6 @@ def test_the_wheels_hold_what_they_need_and_nothing_else(folder):
         assert {Path(n).parts[0].partition("-")[0] for n in file.namelist()} == {"anychip_cpu"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # the index may be far away
 def test_without_extras_there_is_no_torch_and_the_demo_runs_on_numpy(folder):
     programs = install(folder, "bare", str(wheel(folder, "anychip")))
     assert run(programs / "anychip", *DEMO, "--device", "numpy", PROMPT, cwd=folder).startswith(PROMPT)
@@ -82,8 +96,6 @@ def test_without_extras_there_is_no_torch_and_the_demo_runs_on_numpy(folder):
     assert found == "None\n"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # the index may be far away
 def test_with_the_extra_the_demo_runs_on_the_cpu(folder):
     programs = install(folder, "whole", f"{wheel(folder, 'anychip')}[cpu]", str(wheel(folder, "anychip_cpu")))
     texts = {d: run(programs / "anychip", *DEMO, "--device", d, PROMPT, cwd=folder) for d in ("cpu", "numpy", "auto")}
@@ -96,8 +108,6 @@ def test_with_the_extra_the_demo_runs_on_the_cpu(folder):
     run(programs / "python", "-m", "pip", "check", cwd=folder)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # the index may be far away
 def test_without_a_compiler_it_installs_and_says_what_is_missing(folder):
     # A build folder of the checkout's would remember the compiler.
     shutil.copytree(ROOT / "platforms/cpu", folder / "source", ignore=shutil.ignore_patterns("build"))
