@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,3 +31,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tupl
 def inherited_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that a test starts find what this one finds, platforms that are not installed among it."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of processes that share a run (pytest-xdist gives each an equal part of the list), every one begins with some of
+    the long tests, those with a limit of time of their own: none is left with one when the others have ended."""
+    processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    if processes == 1:
+        return
+    limits = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("timeout"))}
+    long = sorted(limits, key=lambda item: -limits[item])
+    short = iter([item for item in items if item not in limits])
+    ordered: list[pytest.Item] = []
+    for n in range(processes):
+        ordered += long[n::processes]
+        ordered += islice(short, max(0, len(items) * (n + 1) // processes - len(ordered)))
+    items[:] = ordered
