@@ -23,10 +23,13 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
-# The kernels of the cpu platform, built with sanitizers. Python itself leaks at exit, so leaks are not looked for.
+# The kernels of the cpu platform that this processor runs, built with sanitizers. Python itself leaks at exit, so leaks
+# are not looked for.
 SANITIZED := build/sanitize
 test-sanitize: $(VENV)/.dev
-	@cmake -S platforms/cpu -B $(SANITIZED) -DANYCHIP_SANITIZE=ON > /dev/null && cmake --build $(SANITIZED) -j 2 > /dev/null
+	@isas=$$($(BIN)/python -c 'from anychip_cpu import native; print(*native.isas(), sep=";")') && \
+	 cmake -S platforms/cpu -B $(SANITIZED) -DANYCHIP_SANITIZE=ON -DANYCHIP_ISAS="$$isas" > /dev/null && \
+	 cmake --build $(SANITIZED) -j 2 > /dev/null
 	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	 ASAN_OPTIONS=detect_leaks=0 ANYCHIP_CPU_LIBRARY=$(SANITIZED)/_kernels.so \
 	 $(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow" -p no:cacheprovider tests/cpu_kernels
