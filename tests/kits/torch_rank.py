@@ -83,6 +83,7 @@ def refused(kind: type[Exception], call, words: str) -> None:
 
 def gone(c: TorchCommunicator) -> None:
     """Rank 1 leaves; rank 0 gets an error instead of waiting for ever."""
+    c.barrier()  # a rank that leaves while the other connects ends the start of the group, and not a call
     if c.rank == 0:
         refused(DeviceError, lambda: c.all_reduce(torch.ones(2)), "rank 0 of 2: ")
 
