@@ -134,13 +134,15 @@ def test_a_step_that_gives_back_another_cache_is_refused():
             "the step failed: CUDA error: an ill",
         ),
         (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory, "no memory for the step"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), OutOfMemory, "no memory for the step: Triton Error"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"), OutOfMemory, "no memory for the step"),
         (
             TritonError("out of resource: shared memory\nmore"),
             DeviceError,
             "cannot be made or started: out of resource",
         ),
     ],
-    ids=["fault", "memory", "kernel"],
+    ids=["fault", "memory", "memory for code", "memory for products", "kernel"],
 )
 def test_faults_are_named_and_the_next_step_runs(fault, error, message):
     """A recording that failed is not replayed: it is made anew."""

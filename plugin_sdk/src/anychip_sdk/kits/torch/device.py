@@ -61,11 +61,15 @@ class TorchPending:
             raise as_contract_error(error) from error
 
 
+_NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "HIPBLAS_STATUS_ALLOC_FAILED")
+"""What those say who have no error class for it: the host's allocator, a driver asked for a graph, a kernel's code or
+pinned memory, and the libraries of products."""
+
+
 def as_contract_error(error: Exception) -> DeviceError:
     """What torch raised, as the contract names it: OutOfMemory, or DeviceError with torch's first line."""
     line = (str(error).splitlines() or ["no message"])[0]
-    # The host's allocator has no error class of its own.
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in line:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in line for said in _NO_MEMORY):
         return OutOfMemory(f"no memory for the step: {line}")
     return DeviceError(f"the step failed: {line}")
 
