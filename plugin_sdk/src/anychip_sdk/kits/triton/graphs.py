@@ -52,8 +52,12 @@ class TorchGraphs:
             self._pool = torch.cuda.graph_pool_handle()
         self._stream = self._stream or torch.cuda.Stream()  # torch's own is of the first device that recorded
         made = TorchGraph()
-        # Other threads may go on using the device meanwhile.
-        with torch.cuda.graph(made.graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(
+            # Other threads may go on using the device meanwhile.
+            made.graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local",
+        )  # fmt: skip
+        # A recording that fails leaves its stream the current one; the outer context puts back the right one.
+        with torch.cuda.stream(torch.cuda.current_stream()), recording:
             result = call()
         self._alive.add(made)
         return made, result
