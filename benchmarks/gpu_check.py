@@ -3,8 +3,9 @@
     python benchmarks/gpu_check.py [--device cuda] [--out gpu-check] [--parts attention models parity ...]
 
 Speed: attention beside a copy, tokens a second beside Transformers and the roofline, and how long the card waits for
-the host. Then, side by side since they measure nothing: greedy tokens beside Transformers', and a memory check where
-compute-sanitizer is installed. Last the conformance suite, some of whose checks look at the card's memory. Nothing is
+the host. Then, side by side since they measure nothing: greedy tokens beside Transformers', a memory check where
+compute-sanitizer is installed, and the kernels that the conformance suite will ask for, compiled in several processes.
+Last the suite, some of whose checks look at the card's memory. Nothing is
 downloaded or installed: the checkout is used as it is. Every part is a process of its own with a time limit, and all of
 them end within eight minutes; a part that fails or runs out of time is reported with what it found until then, and the
 exit status is 1. OUT/gpu_check.json and OUT/gpu_check.md are written after every part.
@@ -37,16 +38,24 @@ LEAST = 12
 """Seconds under which a part is not begun."""
 LIMITS = {
     "attention": 45, "Qwen3-0.6B": 90, "Llama-3.2-1B": 60, "Qwen3-8B": 120, "tiny": 120, "parity": 75, "memcheck": 75,
-    "conformance": 400,
+    "kernels": 75, "conformance": 400,
 }  # fmt: skip
 """Seconds a part may take, where so many are left: 75 at least are left for the last."""
 MODELS = ("Qwen3-0.6B", "Llama-3.2-1B", "Qwen3-8B")
-TOGETHER = ("parity", "memcheck")
+TOGETHER = ("parity", "memcheck", "kernels")
 """Parts that run side by side, when those that measure time are done."""
 PARTS = ("attention", "models", *TOGETHER, "conformance")
-MEMCHECK = ("--tool", "memcheck", "--error-exitcode", "9")
+MEMCHECK = ("--tool", "memcheck", "--error-exitcode", "9", "--report-api-errors", "no")
+"""What a call of the driver answers is for its caller to judge: libraries try calls that may fail."""
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 """Every tensor an allocation of its own, so that an access beyond it is seen."""
+DTYPES = ("bfloat16", "float16 and not bfloat16", "float32")
+"""Which checks of an area, as pytest's -k takes it."""
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""The suite's own plugin of pytest and no other."""
+KERNELS = {"attention": (*DTYPES, "not float"), "executor": DTYPES}
+"""Areas that ask for more than a hundred programs each, and the parts that they are cut into. The suite runs an area in
+one process, where compiling them takes minutes; Triton keeps what it compiled on disk."""
 
 
 def say(name: str, value: float) -> None:
@@ -114,6 +123,29 @@ def measured(part: str, options: argparse.Namespace, limit: float) -> dict[str, 
     return {"failed": failed or (f"tokens differ: {wrong}" if wrong else None), "found": found}
 
 
+def kernels(options: argparse.Namespace, limit: float) -> dict[str, Any]:
+    """Seconds that each part of `KERNELS` took. What its checks say does not count here: the suite runs them again."""
+    from anychip_sdk.conformance.runner import Request, command
+
+    parts = [(area, chosen) for area, cuts in KERNELS.items() for chosen in cuts]
+    if options.small:
+        parts = [("kv_write", "float32")]
+
+    def compiled(number: int, area: str, chosen: str) -> str:
+        folder = options.out / "kernels" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        request = Request(options.device, None, None, "quick", 0, folder)
+        start = time.perf_counter()
+        run([*command(area, request, folder), "-k", chosen], limit, folder / "output.txt", ALONE)
+        return f"{time.perf_counter() - start:.0f} s"
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        running = {
+            f"{area}, {chosen}": pool.submit(compiled, n, area, chosen) for n, (area, chosen) in enumerate(parts)
+        }
+        return {"failed": None, "found": {name: done.result() for name, done in running.items()}}
+
+
 def conformance(options: argparse.Namespace, limit: float) -> dict[str, Any]:
     out = options.out / "conformance"
     jobs = max(1, min(9, (os.cpu_count() or 1) - 1))
@@ -174,7 +206,8 @@ def part_of(name: str, options: argparse.Namespace, left: float) -> dict[str, An
     if limit < LEAST:
         return {"failed": "it was not begun: the time for everything was used up", "found": {}, "seconds": 0.0}
     start = time.perf_counter()
-    part = conformance(options, limit) if name == "conformance" else measured(name, options, limit)
+    others = {"kernels": kernels, "conformance": conformance}
+    part = others[name](options, limit) if name in others else measured(name, options, limit)
     return {**part, "seconds": round(time.perf_counter() - start, 1)}
 
 

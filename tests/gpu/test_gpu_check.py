@@ -66,6 +66,16 @@ def test_the_suite_is_run_and_its_areas_are_counted(tmp_path):
     assert result["parts"]["conformance"]["found"]["kv_write"].endswith("0 failed, 0 skipped")
 
 
+@pytest.mark.timeout(300)
+def test_kernels_are_compiled_by_running_checks_that_ask_for_them(tmp_path):
+    done, result = check(tmp_path, "--device", "numpy", "--parts", "kernels")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(result["parts"]["kernels"]["found"]) == ["kv_write, float32"]
+    ran = (tmp_path / "kernels/0/output.txt").read_text()
+    assert " passed" in ran
+    assert "failed" not in ran
+
+
 def test_a_part_that_fails_is_reported(tmp_path):
     done, _ = check(tmp_path, "--device", "numpy", "--parts", "attention")
     assert done.returncode == 1
@@ -77,7 +87,7 @@ def test_a_part_that_fails_is_reported(tmp_path):
 def test_the_memory_check_runs_under_its_tool(tmp_path):
     """A stand-in that drops its own options and runs the rest."""
     tool = tmp_path / "compute-sanitizer"
-    tool.write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
+    tool.write_text('#!/bin/sh\nshift 6\nexec "$@"\n')
     tool.chmod(0o755)
     _, result = check(tmp_path, "--device", "cpu", "--parts", "memcheck", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert result["parts"]["memcheck"]["found"] == {"calls of the attention kernels": 12, "memory errors": 0}
