@@ -105,6 +105,19 @@ def test_a_head_that_differs_from_the_embedding_is_used_though_the_config_ties_t
     assert "lm_head.weight, that differs from its embedding: it is used" in caplog.text
 
 
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+def test_a_mistral_whose_layers_differ(device, tmp_path):
+    """Transformers takes it for a Ministral."""
+    checkpoints.build("mistral", tmp_path)
+    rewrite(tmp_path, sliding_window=5, layer_types=["full_attention", "sliding_attention"] * 2)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    prompt = checkpoints.prompts(1, (30,))[0]
+    with LLM(tmp_path, device, skip_tokenizer=True, dtype="float32") as llm:
+        params = SamplingParams(temperature=0, max_tokens=12, detokenize=False)
+        got = llm.generate(prompt, params)[0].outputs[0].token_ids
+    assert got == checkpoints.greedy(model, prompt, 12)
+
+
 def test_layers_beyond_the_config_are_named_and_buffers_are_not(originals, damaged, caplog):
     path, wanted = damaged("whole"), first_tokens(originals["whole"])
     tensors = load_file(path / "model.safetensors")

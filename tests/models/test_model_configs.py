@@ -76,6 +76,9 @@ def test_mistral_window() -> None:
     assert windows(spec("MistralForCausalLM", sliding_window=32)) == [32] * 6
     assert windows(spec("MistralForCausalLM", sliding_window=None)) == [None] * 6
     assert windows(spec("MistralForCausalLM")) == [4096] * 6
+    types = ["full_attention", "sliding_attention"] * 3
+    assert windows(spec("MistralForCausalLM", sliding_window=32, layer_types=types)) == [None, 32] * 3
+    assert windows(spec("MistralForCausalLM", layer_types=types)) == [None, 4096] * 3
 
 
 def test_qwen_windows() -> None:
@@ -141,6 +144,15 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("LlamaForCausalLM", {"hidden_size": 2, "num_attention_heads": 4}, "head_dim is 0"),
     ("LlamaForCausalLM", {"tie_word_embeddings": 1}, "'tie_word_embeddings' is 1, expected true or false"),
     ("LlamaForCausalLM", {"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, "rope_type is 'dynamic'"),
+    ("LlamaForCausalLM", {"sliding_window": 8}, "sliding_window is 8.*LlamaForCausalLM does not have.*Mistral"),
+    ("LlamaForCausalLM", {"layer_types": ["sliding_attention"] * 6}, "LlamaForCausalLM does not have; remove"),
+    ("MistralForCausalLM", {"sliding_window": None, "layer_types": ["sliding_attention"] * 6}, "lacks 'sliding_window"),
+    ("MixtralForCausalLM", {"sliding_window": 8, "layer_types": ["full_attention"] * 6}, "layer_types.*one kind"),
+    (
+        "Qwen3MoeForCausalLM",
+        {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"] * 3},
+        "layer_types in config.json does not say.*one kind",
+    ),
     ("MistralForCausalLM", {"sliding_window": 0}, "'sliding_window' is 0, expected at least 1"),
     ("Qwen2ForCausalLM", {"use_sliding_window": True, "max_window_layers": 0}, "lacks 'sliding_window'"),
     ("Qwen2ForCausalLM", {"layer_types": ["sliding_attention"] * 6}, "use_sliding_window is false.*layer_types"),

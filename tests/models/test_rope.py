@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,32 @@ def test_base() -> None:
     np.testing.assert_array_equal(ours({"rope_theta": 5000, "rope_scaling": None}), plain)
 
 
+def test_scaling_beside_other_fields_means_what_it_means_to_transformers() -> None:
+    llama31 = {k: v for k, v in LLAMA31.items() if k != "rope_theta"}
+    both = {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}
+    for config in (
+        {"rope_theta": 5000.0, "rope_scaling": LINEAR | {"rope_theta": 700.0}},
+        {"rope_theta": 5000.0, "rope_scaling": llama31, "original_max_position_embeddings": 512},
+        {"rope_scaling": {}, "rope_parameters": LINEAR},
+        {"rope_scaling": None, "rope_parameters": LLAMA31},
+        both | {"rope_scaling": LINEAR | {"rope_theta": 5000.0}},
+        both | {"rope_scaling": llama31, "rope_theta": 5000.0},
+    ):
+        model = LlamaConfig(head_dim=128, max_position_embeddings=131072, **copy.deepcopy(config))
+        expected = np.asarray(LlamaRotaryEmbedding(model).inv_freq)
+        np.testing.assert_allclose(ours(config), expected, rtol=2e-6, err_msg=str(config))
+
+
+def test_of_kinds_of_layers_a_missing_one_is_plain_and_scaling_adds_to_the_other() -> None:
+    config: dict[str, Any] = {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5000.0}}}
+    np.testing.assert_array_equal(ours(config, section="sliding_attention", theta=10.0), ours({"rope_theta": 10.0}))
+    scaling = {"rope_type": "linear", "factor": 8}
+    got = ours(config | {"rope_scaling": scaling}, section="full_attention", theta=10.0)
+    np.testing.assert_array_equal(got, ours({"rope_theta": 5000.0, "rope_scaling": scaling}))
+    with pytest.raises(ModelError, match="one object for all layers, expected full_attention and sliding_attention"):
+        ours({"rope_parameters": LINEAR}, section="sliding_attention")
+
+
 def test_unscaled_layers_ignore_rope_scaling() -> None:
     config = {"rope_local_base_freq": 5000.0, "rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 8}}
     local = ours(config, theta_field="rope_local_base_freq", section="sliding_attention", scaled=False)
@@ -93,6 +120,14 @@ def test_unscaled_layers_ignore_rope_scaling() -> None:
         ({"rope_theta": True}, "'rope_theta' is True, expected a number"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25"),
+        ({"rope_scaling": LINEAR | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        (
+            {
+                "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
+                "rope_scaling": {"rope_type": "default"},
+            },
+            "rope_theta is 700 in rope_parameters of config.json, but 10000 by the rope_scaling.*move the scaling into",
+        ),
         ({"rope_parameters": LLAMA31 | {"original_max_position_embeddings": None}}, "original_max_position_embeddings"),
         ({"rope_parameters": LLAMA31 | {"high_freq_factor": 1.0}}, "high_freq_factor is 1.*low_freq_factor 1"),
     ],

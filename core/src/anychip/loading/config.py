@@ -72,6 +72,11 @@ class ConfigReader:
         named = isinstance(architectures, list) and architectures and isinstance(architectures[0], str)
         self._architecture = f" (architecture {architectures[0]})" if named and architectures else ""
 
+    @property
+    def empty(self) -> Bool:
+        """Whether there is no field at all."""
+        return not self._config
+
     @overload
     def int(self, field: Str, *, minimum: Int = 1, maximum: Int = MAX_INT) -> Int: ...
     @overload

@@ -75,8 +75,9 @@ def activation(c: ConfigReader, field: str = "hidden_act", default: str = "silu"
     return ACTIVATIONS[name]
 
 
-def layer_windows(c: ConfigReader, count: int, sliding: list[bool]) -> list[int | None]:
-    """The window of each layer: `layer_types` where the config has it, else `sliding` as the family says."""
+def layer_windows(c: ConfigReader, count: int, sliding: list[bool], window: int | None = None) -> list[int | None]:
+    """The window of each layer: `layer_types` where the config has it, else `sliding` as the family says. window: the
+    length, where the family knows it; else it is `sliding_window`."""
     types = c.list("layer_types", None)
     if types is not None:
         if len(types) != count or any(t not in ("full_attention", "sliding_attention") for t in types):
@@ -87,7 +88,7 @@ def layer_windows(c: ConfigReader, count: int, sliding: list[bool]) -> list[int 
         sliding = [t == "sliding_attention" for t in types]
     if not any(sliding):
         return [None] * count
-    window = c.int("sliding_window")
+    window = window or c.int("sliding_window")
     return [window if s else None for s in sliding]
 
 

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anychip.errors import ModelError
 from anychip.models.common import activation, num_layers, reader, sizes
 from anychip.models.rope import rope_table
 from anychip.models.spec import ModelSpec, arrange_layers
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSpec:
+    c = reader(config)
+    window = c.int("sliding_window", None)
+    narrow = window is not None and window < c.int("max_position_embeddings")
+    if narrow or "sliding_attention" in c.list("layer_types", []):
+        raise ModelError(
+            f"config.json asks for windows (sliding_window is {window}), which LlamaForCausalLM does not have; remove "
+            "sliding_window and layer_types, or name MistralForCausalLM in architectures if it was trained with windows"
+        )
+    return base(config)
+
+
+def base(config: Mapping[str, Any]) -> ModelSpec:
+    """What the families that are Llama with a difference start from: its spec, windows left aside."""
     c = reader(config)
     s = sizes(c)
     layers, groups = arrange_layers(

@@ -18,7 +18,7 @@ def from_config(config: Mapping[str, Any]) -> ModelSpec:
 
 def windowed(config: Mapping[str, Any]) -> ModelSpec:
     """Llama's spec with Qwen's rule for windows: from layer `max_window_layers` on, if `use_sliding_window`."""
-    spec = llama.from_config(config)
+    spec = llama.base(config)
     c = reader(config)
     count = len(spec.layers)
     used = c.bool("use_sliding_window", False)
