@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from anychip_sdk.contract import Bucket, ContractError, KVSpec, MoESpec, Paged, StepKey, WeightSpec
+from anychip_sdk.kits.triton import Launcher
+from anychip_sdk.kits.triton.kernels.prepare import prepare
 from numpy_batches import empty_batch
 from torch_cases import ORACLE, both, close, draw, on_device, wide
+from triton.runtime.interpreter import InterpreterBuilder
 from triton_device import DTYPES, triton_device
 
 torch.set_num_threads(1)
@@ -46,6 +49,21 @@ def test_the_sum_of_a_norm(dtype):
     y, total = OPS.add_rms_norm(x, residual, w, 1e-6)
     assert total.equal(x + residual)
     close(y, ORACLE.ops.rms_norm(wide(total), oracle, 1e-6), dtype, terms=6)
+
+
+def test_norms_divide_and_take_roots_exactly(monkeypatch):
+    """The quick forms of both, which cards have, would cost float32 more than the suite allows."""
+
+    def quick(*_):
+        pytest.fail("a norm uses a quick division or root")
+
+    for name in ("create_fdiv", "create_sqrt", "create_rsqrt"):
+        monkeypatch.setattr(InterpreterBuilder, name, quick)
+    w, _ = both(DEVICE, WeightSpec((("n",),), "norm"), {"n": draw(6)}, "float32")
+    OPS.add_rms_norm(draw(4, 6), draw(4, 6), w, 1e-6)
+    keys, values = torch.zeros(2, 1, 4, 6), torch.zeros(2, 1, 4, 6)
+    slots, norms = torch.tensor([4, 5], dtype=torch.int32), {"q_weight": w.tensor, "k_weight": w.tensor, "eps": 1e-6}
+    prepare(Launcher(), draw(2, 12), draw(2, 6), draw(2, 6), keys, values, slots, **norms)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -27,6 +27,14 @@ def search_rounds(count: int) -> int:
 
 
 @triton.jit
+def inverse_rms(squares: tl.tensor, size: int, eps: float) -> Any:
+    """squares: sums of `size` squares each -> 1 / sqrt(squares / size + eps), each step correctly rounded. Once a row
+    that costs nothing; `/` and tl.sqrt are quick forms on cards, off by more than all else in a float32 norm."""
+    mean = tl.div_rn(squares, tl.full(squares.shape, size, tl.float32))
+    return tl.div_rn(tl.full(squares.shape, 1.0, tl.float32), tl.sqrt_rn(mean + eps))
+
+
+@triton.jit
 def tanh(x: tl.tensor) -> Any:
     """Without cancellation near 0, where the form with exp loses all digits: there, the Taylor series."""
     square = x * x

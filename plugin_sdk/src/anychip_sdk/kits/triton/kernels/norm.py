@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from anychip_sdk.kits.triton.kernels.common import inverse_rms
 from anychip_sdk.kits.triton.launch import Launcher
 
 
@@ -33,7 +34,7 @@ def rms_norm_kernel(
         value = value.to(total.dtype.element_ty)
         tl.store(total + row * size + i, value, mask=live)
     wide = value.to(tl.float32)
-    scale = 1 / tl.sqrt(tl.sum(wide * wide, axis=0) / size + eps)
+    scale = inverse_rms(tl.sum(wide * wide, axis=0), size, eps)
     w = tl.load(weight + i, mask=live, other=0.0)
     tl.store(y + row * size + i, (wide * scale * w).to(y.dtype.element_ty), mask=live)
 

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from anychip_sdk.kits.torch.scaled import Pages
+from anychip_sdk.kits.triton.kernels.common import inverse_rms
 from anychip_sdk.kits.triton.kernels.narrow import narrow, numbers_of, vector_scale
 from anychip_sdk.kits.triton.launch import Launcher
 
@@ -41,7 +42,7 @@ def turn_heads(
     b = tl.load(source + h * D + D // 2 + i, mask=live, other=0.0)
     a, b = a.to(tl.float32), b.to(tl.float32)
     if weight is not None:
-        scale = 1 / tl.sqrt((tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)) / D + eps)
+        scale = inverse_rms(tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1), D, eps)
         a *= scale[:, None] * tl.load(weight + i, mask=i < D // 2, other=0.0)
         b *= scale[:, None] * tl.load(weight + D // 2 + i, mask=i < D // 2, other=0.0)
     if cosine is not None:
