@@ -10,9 +10,11 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from anychip import LLM, AnychipError, SamplingParams
+from anychip.loading.checkpoint import resolve_model
 from anychip.models.registry import ARCHITECTURES
 from safetensors.numpy import load_file, save_file
 
@@ -130,6 +132,18 @@ def test_layers_beyond_the_config_are_named_and_buffers_are_not(originals, damag
     assert first_tokens(path) == wanted
     named = ", ".join(sorted(beyond)[:3])
     assert f"has {len(beyond)} tensors that its config.json has no place for ({named}, ...)" in caplog.text
+
+
+def test_a_tokenizer_with_tokens_that_the_model_lacks(tmp_path, caplog):
+    path = shutil.copytree(resolve_model("demo"), tmp_path / "model")
+    tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    size = tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens(["<call>"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    with LLM(path, "numpy") as llm:
+        assert f"the tokenizer of model has 1 token beyond the model's vocab_size of {size} " in caplog.text
+        with pytest.raises(AnychipError, match=f"the prompt holds {size}"):
+            llm.generate("a <call>")
 
 
 def test_generation_config_gives_the_defaults(damaged):
@@ -349,5 +363,8 @@ def test_a_folder_where_a_file_should_be(damaged, name):
 
 def test_the_config_of_a_text_within_another_model_is_refused(damaged):
     path = damaged("whole")
-    rewrite(path, architectures=["Gemma3ForConditionalGeneration"])
-    assert "Gemma3ForConditionalGeneration" in refusal(path)
+    text = json.loads((path / "config.json").read_text())
+    rewrite(path, architectures=["Gemma3ForConditionalGeneration"], text_config=text)
+    message = refusal(path)
+    assert "'Gemma3ForConditionalGeneration'" in message
+    assert message.endswith("use a checkpoint of its text model alone")

@@ -12,6 +12,7 @@ from anychip.loading.tokenizer import Detokenizer, Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer
 
 CORPUS = ["The quick brown fox jumps over the lazy dog. Größe naïve café 你好 世界 🙂👍🏽 שלום"] * 3
 SPECIAL = ["<eos>"]
@@ -123,6 +124,38 @@ def test_special_tokens_and_settings(tmp_path):
         Tokenizer.load(tmp_path, {})
 
 
+def test_special_tokens_of_older_checkpoints(tmp_path):
+    BACKENDS["bytes"].save(str(tmp_path / "tokenizer.json"))
+    settings = tmp_path / "tokenizer_config.json"
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<eos>", "bos_token": {"content": "a"}}))
+    for old in ({}, {"eos_token": "</s>", "model_max_length": 8}):
+        settings.write_text(json.dumps(old))
+        t = Tokenizer.load(tmp_path, {})
+        assert (t.bos_token, t.eos_token) == ("a", "<eos>")
+        theirs = AutoTokenizer.from_pretrained(tmp_path)
+        assert (theirs.bos_token, theirs.eos_token) == ("a", "<eos>")
+    settings.write_text(json.dumps({"bos_token": None, "eos_token": "b", "added_tokens_decoder": {}}))
+    t = Tokenizer.load(tmp_path, {})
+    assert (t.bos_token, t.eos_token) == ("", "b")
+
+
+def test_tokens_that_the_model_has_no_row_for_are_named(caplog):
+    t = wrapped("bytes")
+    t.name_unembedded("m", t.vocab_size)
+    assert not caplog.records
+    backend = byte_level()
+    size = backend.get_vocab_size()
+    backend.add_special_tokens(["<call>", "<pad>"])
+    t = Tokenizer(backend, {}, None)
+    t.name_unembedded("m", size)
+    assert f"the tokenizer of m has 2 tokens beyond the model's vocab_size of {size} " in caplog.text
+    assert f"({size} '<call>', {size + 1} '<pad>'); prompts with one of them are refused" in caplog.text
+    caplog.clear()
+    t.name_unembedded("m", size - 2)
+    assert "has 4 tokens beyond" in caplog.text
+    assert ", ...)" in caplog.text
+
+
 def test_text_that_has_no_tokens_is_refused():
     words = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="<unk>"))
     t = Tokenizer(words, {}, None)
@@ -158,6 +191,15 @@ def test_templates_render_like_transformers(tmp_path):
         theirs.chat_template = source
         wanted = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert ChatTemplate(source).render(messages) == wanted.replace("None", "")
+
+
+def test_a_key_without_a_value_is_left_out_of_a_message():
+    """As Transformers does: clients send their own last answer back with "tool_calls": null in it."""
+    source = "{% for m in messages %}{% if m.tool_calls is defined %}{{ m.tool_calls[0] }}{% endif %}{{ m.content }}"
+    rendered = ChatTemplate(source + "{% endfor %}{{ documents is none }}").render(
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": None}]
+    )
+    assert rendered == "aTrue"
 
 
 def test_templates_are_confined():

@@ -120,6 +120,7 @@ def test_unscaled_layers_ignore_rope_scaling() -> None:
         ({"rope_theta": True}, "'rope_theta' is True, expected a number"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25"),
+        ({"rope_parameters": {"full_attention": LINEAR}}, "rope_parameters .* has 'full_attention', but .* one rope"),
         ({"rope_scaling": LINEAR | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         (
             {

@@ -62,6 +62,8 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
         try:
             refuse_if_strict(device, options)
             budget = make_budget(checkpoint, device, options)
+            if words is not None:
+                words.name_unembedded(checkpoint.name, budget.spec.vocab_size)
             executor, budget = _load(checkpoint, device, budget, options, progress)
             if options.warm_up and device.capabilities.warm_up:
                 with faults_named(checkpoint, device):

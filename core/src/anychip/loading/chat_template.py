@@ -63,6 +63,7 @@ class ChatTemplate:
                 bos_token=bos_token,
                 eos_token=eos_token,
                 tools=None,
+                documents=None,
             ):
                 size += len(piece)
                 if size > MAX_RENDERED:
@@ -98,7 +99,8 @@ def _check(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping) or message.get("role") not in ROLES:
         role = message.get("role") if isinstance(message, Mapping) else message
         raise RequestError(f"{where} has role {role!r}; expected one of {', '.join(ROLES)}", "messages")
-    return {**message, "content": _text(where, message)}
+    said = {key: value for key, value in message.items() if value is not None}  # templates ask whether a key is there
+    return {**said, "content": _text(where, message)}
 
 
 def _text(where: str, message: Mapping[str, Any]) -> str:

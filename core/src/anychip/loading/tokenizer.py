@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ from anychip.loading.config import read_json_object, read_text
 if TYPE_CHECKING:
     import tokenizers
 
+logger = logging.getLogger(__name__)
+
+_NAMED = 3
 HALF_CHARACTER = "\ufffd"
 MAX_HELD_TOKENS = 8
 """A character has at most four bytes; what is no character after this many tokens never will be one."""
@@ -51,6 +55,23 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Tokens that have a text, added ones included. A model's embedding may be padded beyond it."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def name_unembedded(self, model: str, rows: int) -> None:
+        """A warning that names a few of the tokens beyond the model's embedding, which has `rows`, if there are any: a
+        prompt that holds one is refused. model: its name."""
+        known = int(self._backend.get_vocab_size(with_added_tokens=False))
+        beyond = sorted({*range(rows, known), *(i for i in self._backend.get_added_tokens_decoder() if i >= rows)})
+        if beyond:
+            named = ", ".join(f"{i} {self._backend.id_to_token(i)!r}" for i in beyond[:_NAMED])
+            logger.warning(
+                "the tokenizer of %s has %d %s beyond the model's vocab_size of %d (%s); prompts with one of them "
+                "are refused: check that the tokenizer belongs to these weights",
+                model,
+                len(beyond),
+                "token" if len(beyond) == 1 else "tokens",
+                rows,
+                named + (", ..." if len(beyond) > _NAMED else ""),
+            )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -101,8 +122,13 @@ def _token_text(value: object) -> str:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    file = path / "tokenizer_config.json"
-    return read_json_object(file) if file.is_file() else {}
+    """tokenizer_config.json; of older checkpoints, whose settings list no added tokens, special_tokens_map.json says
+    which ones are special."""
+    file, older = path / "tokenizer_config.json", path / "special_tokens_map.json"
+    settings = read_json_object(file) if file.is_file() else {}
+    if "added_tokens_decoder" not in settings and older.is_file():
+        settings |= read_json_object(older)
+    return settings
 
 
 def find_chat_template(path: Path) -> str | None:

@@ -43,5 +43,8 @@ def family(config: Mapping[str, Any]) -> Family:
         what = f"architecture {name!r:.60} in config.json"
         if names is None:
             what = "config.json lacks 'architectures' (a list with one name), so its architecture"
-        raise ModelError(f"{what} is unknown; known: {', '.join(ARCHITECTURES)}: use a model of one of these")
+        hint = "use a model of one of these"
+        if isinstance(config.get("text_config"), Mapping):
+            hint = "it holds more than a text model: use a checkpoint of its text model alone"
+        raise ModelError(f"{what} is unknown; known: {', '.join(ARCHITECTURES)}: {hint}")
     return Family(import_module(f"anychip.models.{_MODULES[name]}").from_config)

@@ -48,7 +48,15 @@ def rope_table(
 def _parameters(config: ConfigReader, section: str | None) -> ConfigReader | None:
     """`rope_parameters`, of one kind of layer where `section` names it; None where there are none."""
     parameters = config.section("rope_parameters", None)
-    if parameters is None or section is None:
+    if parameters is None:
+        return None
+    if section is None:
+        for kind in ("full_attention", "sliding_attention"):
+            if parameters.section(kind, None) is not None:
+                raise ModelError(
+                    f"rope_parameters in config.json has {kind!r}, but the architecture has one rope for all layers; "
+                    "use another model"
+                )
         return parameters
     if parameters.str("rope_type", None) is not None or parameters.float("rope_theta", None) is not None:
         raise ModelError(
