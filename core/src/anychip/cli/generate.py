@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         report = Report()
         for piece in pieces:
             report.add(piece)
-        print()
+        print(flush=True)  # before the timing, where both end in one pipe
         report.check()
         if options.stats:
             print(report.line(), file=sys.stderr)
