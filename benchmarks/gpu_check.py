@@ -51,8 +51,8 @@ UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 """Every tensor an allocation of its own, so that an access beyond it is seen."""
 DTYPES = ("bfloat16", "float16 and not bfloat16", "float32")
 """Which checks of an area, as pytest's -k takes it."""
-ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""The suite's own plugin of pytest and no other."""
+QUIET = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
+"""Of several suites at once: no plugin of pytest but their own, and a thread each for the host's arithmetic."""
 KERNELS = {"attention": (*DTYPES, "not float"), "executor": DTYPES}
 """Areas that ask for more than a hundred programs each, and the parts that they are cut into. The suite runs an area in
 one process, where compiling them takes minutes; Triton keeps what it compiled on disk."""
@@ -136,7 +136,7 @@ def kernels(options: argparse.Namespace, limit: float) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         request = Request(options.device, None, None, "quick", 0, folder)
         start = time.perf_counter()
-        run([*command(area, request, folder), "-k", chosen], limit, folder / "output.txt", ALONE)
+        run([*command(area, request, folder), "-k", chosen], limit, folder / "output.txt", QUIET)
         return f"{time.perf_counter() - start:.0f} s"
 
     with ThreadPoolExecutor(len(parts)) as pool:
