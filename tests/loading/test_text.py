@@ -202,6 +202,19 @@ def test_a_key_without_a_value_is_left_out_of_a_message():
     assert rendered == "aTrue"
 
 
+def test_templates_know_the_special_tokens(tmp_path):
+    BACKENDS["bytes"].save(str(tmp_path / "tokenizer.json"))
+    settings = {"bos_token": "<eos>", "eos_token": "<eos>", "pad_token": "a", "unk_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": {}}))
+    source = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ unk_token }}|{{ messages[0].content }}"
+    messages = [{"role": "user", "content": "b"}]
+    t = Tokenizer.load(tmp_path, {})
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    wanted = theirs.apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert wanted == "<eos>|<eos>|a||b"
+    assert ChatTemplate(source).render(messages, special_tokens=t.special_tokens) == wanted
+
+
 def test_templates_are_confined():
     with pytest.raises(ModelError, match="no valid Jinja"):
         ChatTemplate("{% if %}")

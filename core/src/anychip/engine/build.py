@@ -46,7 +46,7 @@ class Built:
         if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
             wanted = '{"role": "user", "content": "..."}'
             raise RequestError(f"messages is {messages!r:.60}; expected a list of maps like {wanted}", "messages")
-        text = template.render(messages, bos_token=words.bos_token, eos_token=words.eos_token)
+        text = template.render(messages, special_tokens=words.special_tokens)
         return words.encode(text, add_special_tokens=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from anychip.errors import ModelError, RequestError
@@ -48,10 +49,11 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
-        bos_token: str = "",
-        eos_token: str = "",
+        special_tokens: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
-        """Raises RequestError (field "messages") for messages of the wrong form and for what the template refuses."""
+        """special_tokens: their texts under the names that templates use, such as bos_token.
+
+        Raises RequestError (field "messages") for messages of the wrong form and for what the template refuses."""
         checked = [_check(i, m) for i, m in enumerate(messages)]
         if not checked:
             raise RequestError("messages is empty; expected at least one message", "messages")
@@ -60,10 +62,9 @@ class ChatTemplate:
             for piece in self._template.generate(
                 messages=checked,
                 add_generation_prompt=add_generation_prompt,
-                bos_token=bos_token,
-                eos_token=eos_token,
                 tools=None,
                 documents=None,
+                **special_tokens,
             ):
                 size += len(piece)
                 if size > MAX_RENDERED:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAMED = 3
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""As settings and templates name them."""
 HALF_CHARACTER = "\ufffd"
 MAX_HELD_TOKENS = 8
 """A character has at most four bytes; what is no character after this many tokens never will be one."""
@@ -28,8 +30,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any], template: str | None) -> None:
         self._backend = backend
         self.chat_template = template
-        self.bos_token = _token_text(settings.get("bos_token"))
-        self.eos_token = _token_text(settings.get("eos_token"))
+        self.special_tokens = {name: _token_text(settings.get(name)) for name in SPECIAL_TOKENS}
+        self.bos_token, self.eos_token = self.special_tokens["bos_token"], self.special_tokens["eos_token"]
 
     @classmethod
     def load(cls, path: Path, config: Mapping[str, Any]) -> Tokenizer:
