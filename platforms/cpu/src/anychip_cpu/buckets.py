@@ -21,7 +21,7 @@ PAGES = 4**3
 
 @lru_cache(maxsize=4096)
 def recorded_bucket(exact: Bucket) -> Bucket | None:
-    """The shapes that a step is recorded in, a new object even where they are equal; None where it is not recorded."""
+    """The shapes that a step is recorded in; None where it is not recorded."""
     pages = max(PAGES, _power(exact.pages))
     alone = exact.decode and exact.seqs == 1
     seqs = 1 if alone else max(_power(exact.seqs), FEW_ENTRIES // pages)

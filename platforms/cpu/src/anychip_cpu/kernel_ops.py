@@ -51,7 +51,7 @@ class KernelOps(CpuOps):
         return make(w, QUANT_FORMATS[name], self._kernels, self._memory)
 
     def _restore(self, stored: StoredWeight) -> Weight:
-        """Raises ContractError for what was never stored."""
+        """Raises ContractError for what was never stored, and OutOfMemory."""
         return restore(stored, self._memory)
 
     def _matmul(self, x: Tensor, w: Weight) -> Tensor:

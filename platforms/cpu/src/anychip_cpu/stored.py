@@ -63,7 +63,8 @@ def restore(stored: StoredWeight, memory: WeightMemory) -> Weight:
 
 
 def _value(facts: Any, arrays: list[np.ndarray], memory: WeightMemory, copied: bool = False) -> Any:
-    """Takes its arrays off the front of `arrays`. Weights in float32 stay where they are: copied ones are no faster."""
+    """Takes its arrays off the front of `arrays`. Only quantised weights are copied: of the others, copies were no
+    faster."""
     if isinstance(facts, list):
         return tuple(_value(one, arrays, memory, copied) for one in facts)
     if not isinstance(facts, dict):

@@ -1,8 +1,8 @@
 """Races in Pallas's model of a TPU are errors.
 
 JAX only prints them, after comparing every access of a buffer with each one before it in a loop. This record gives the
-same verdicts, compares with all of them at once, and raises. It takes the place of JAX's own, which is private: this is
-the one module that touches it."""
+same verdicts, compares with all of them at once, and raises. It takes the place of JAX's own record
+(`model.adapt`)."""
 
 from __future__ import annotations
 
