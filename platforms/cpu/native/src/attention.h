@@ -8,15 +8,6 @@ namespace ANYCHIP_ISA {
 constexpr int64_t CHUNK = ANYCHIP_DECODE_CHUNK;
 constexpr int64_t GROUP_MAX = 64;  // query heads of one KV head
 
-void plan(const void* arguments, AnychipTeam team);
-// `Number`: of queries and results, float, Bfloat16 or Float16. K and V are what the arguments say.
-template <typename Number>
-void prepare(const void* arguments, AnychipTeam team);
-template <typename Number>
-void decode(const void* arguments, AnychipTeam team);
-template <typename Number>
-void prefill(const void* arguments, AnychipTeam team);
-
 // Where place `place` of sequence `s` lies: a row of its KV head's keys or values.
 static inline int64_t row_of(const AnychipAttention& w, int64_t s, int64_t head, int64_t place) {
     const int64_t page = w.pages[s * w.pages_stride + place / w.page_size];

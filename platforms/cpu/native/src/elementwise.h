@@ -1,4 +1,4 @@
-// Norms, rope, activations, rows by index, and the writing of K and V. `Number`: float, Bfloat16 or Float16.
+// Norms and activations.
 #pragma once
 
 #include <math.h>
@@ -6,16 +6,6 @@
 #include "halves.h"
 
 namespace ANYCHIP_ISA {
-
-template <typename Number>
-void rms_norm(const void* arguments, AnychipTeam team);
-template <typename Number>
-void gated(const void* arguments, AnychipTeam team);
-template <typename Number>
-void embedding(const void* arguments, AnychipTeam team);
-
-void gather(const void* arguments, AnychipTeam team);
-void rope_angles(const void* arguments, AnychipTeam team);
 
 // 1 / sqrt(mean(x^2) + eps) (arXiv:1910.07467)
 template <typename Number>

@@ -16,16 +16,4 @@ constexpr int64_t WIDTH = VECTORS * LANES;  // outputs of a panel
 constexpr int64_t TILE = ANYCHIP_TILE;      // rows whose sums fit the registers, beside a panel's row
 constexpr int64_t BLOCK = 96;               // rows that stay in the second-level cache while panels pass
 
-template <typename Number>  // float or Float16
-void pack(const void* arguments, AnychipTeam team);
-void linear_f32(const void* arguments, AnychipTeam team);
-void linear_f16(const void* arguments, AnychipTeam team);
-
-void pack_bf16(const void* arguments, AnychipTeam team);
-void linear_bf16(const void* arguments, AnychipTeam team);
-
-void pack_int(const void* arguments, AnychipTeam team);
-template <typename Number>  // of x and y: float, Bfloat16 or Float16
-void linear_int(const void* arguments, AnychipTeam team);
-
 }  // namespace ANYCHIP_ISA

@@ -1,7 +1,6 @@
 // Mixture of experts. `route` chooses each token's experts and sorts the picks (a token with one of its experts) by
 // expert, so that each expert's tokens are rows beside each other for grouped products; `combine` adds up each token's
 // picks in the order of their probability, whatever else is in the batch.
-#include "moe.h"
 
 #include <math.h>
 

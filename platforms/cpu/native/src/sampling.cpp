@@ -3,7 +3,6 @@
 //
 // What the filters keep is always the head of the row in falling order, so nothing is sorted: a quickselect finds how
 // far each of them reaches. Where the likeliest tokens alone settle a row, the others are looked at only for their sum.
-#include "sampling.h"
 
 #include <math.h>
 

@@ -1,8 +1,9 @@
 // Vectors of floats, as wide as the instruction set that this file is compiled for. The compiler's own vector types do
 // the arithmetic (a * b + c is fused where the processor can), so nothing here is written twice.
 //
-// Kernel files are compiled once for each instruction set. What they define lies in the namespace ANYCHIP_ISA, and they
-// use no templates or inline functions of the standard library: the linker would keep one copy for all of them.
+// Kernel files are compiled once for each instruction set that gives them something. What they define lies in the
+// namespace ANYCHIP_ISA, and they use no templates or inline functions of the standard library: the linker would keep one
+// copy for all of them.
 #pragma once
 
 #include <stdint.h>
