@@ -170,7 +170,7 @@ class LLM:
             self._add(text)
         left = set(texts)
         try:
-            # The last text may finish while an asynchronous device runs one step more: nobody else would take its result.
+            # The last text may finish while an asynchronous device runs a step more, which nobody else would book.
             while left or (self._core.has_work and not self._owner):
                 done = [text for text in self._step() if text in left]
                 left.difference_update(done)
