@@ -11,6 +11,10 @@ from importlib import metadata
 import jax
 import numpy as np
 import pytest
+from anychip.engine.budget import make_budget
+from anychip.engine.options import EngineOptions
+from anychip.errors import CapacityError
+from anychip.loading.checkpoint import open_checkpoint
 from anychip.platforms.op_table import op_table, refuse_reference
 from anychip_sdk.contract import Absent, Broken, DeviceError, DeviceInfo, Found, KVSpec, NotSupported, Paged
 from anychip_tpu import chips, device, emulation, platform
@@ -155,6 +159,15 @@ def test_the_emulation_opens_and_says_so(caplog):
     opened.close()
     with pytest.raises(DeviceError, match="there is no device 2"):
         EmulatedPlatform().open(2)
+
+
+def test_a_context_that_its_kv_cache_cannot_hold(monkeypatch):
+    monkeypatch.setattr("anychip_tpu.device.EMULATED_BYTES", 2**20)
+    opened = EmulatedPlatform().open()
+    refused = r"hold (\d+): ask for max_model_len \1 or less; tpu-emulated:0 keeps no more$"
+    with open_checkpoint("demo", weights=False) as checkpoint, pytest.raises(CapacityError, match=refused):
+        make_budget(checkpoint, opened, EngineOptions(max_model_len=1024))
+    opened.close()
 
 
 def test_both_emulated_devices_open_in_one_process():

@@ -87,7 +87,7 @@ def test_chips_that_nobody_makes(checkpoint, capsys, which):
     assert (status, out) == (1, "")
     assert err == (
         f"anychip: tpu:{which} cannot be planned: there is no plan for '{which}'; expected one of v4, v5e, v5p, v6e, "
-        "and one of 1, 2, 4, 8 chips: v5e-4\n"
+        "and one of 1, 2, 4, 8 chips, as v5e-4\n"
     )
 
 

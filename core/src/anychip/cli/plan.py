@@ -69,9 +69,13 @@ def _rows(checkpoint: Checkpoint, name: str, b: Budget, engine: EngineOptions) -
         ("longest context", f"{b.max_model_len} tokens (the model allows {b.spec.max_len})"),
         (
             "concurrency",
-            f"{min(b.cache.concurrent, engine.max_num_seqs)} requests of that length, {engine.max_num_seqs} at most",
+            f"{_requests(min(b.cache.concurrent, engine.max_num_seqs))} of that length, {engine.max_num_seqs} at most",
         ),
     ]
+
+
+def _requests(n: int, which: str = "") -> str:
+    return f"{n} {which}request{'' if n == 1 else 's'}"
 
 
 def _outlook_rows(found: Outlook, b: Budget) -> list[tuple[str, str]]:
@@ -84,7 +88,7 @@ def _outlook_rows(found: Outlook, b: Budget) -> list[tuple[str, str]]:
     else:
         compiled = ", ".join(f"{name} takes {gib(size)} of each chip" for name, size in found.compiled.items())
     return [
-        ("decode step", f"{found.decode * 1e3:.1f} ms for {found.requests} such requests, {how}"),
+        ("decode step", f"{found.decode * 1e3:.1f} ms for {_requests(found.requests, 'such ')}, {how}"),
         ("prefill step", f"{found.prefill * 1e3:.1f} ms for {b.step_tokens} tokens, {how}"),
         ("compiler", compiled),
     ]

@@ -196,10 +196,14 @@ def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, fr
     layout = _layout(device, spec, options, kv_bytes, longest)
     fits = _tokens(layout)
     if fits < longest and options.max_model_len is not None:
-        need = kv_bytes_per_token(layout) * longest
+        a_token = kv_bytes_per_token(layout)
+        left_out = options.kv_pages is None and kv_bytes - layout.nbytes > 2 * layout.page_size * a_token
+        more = f"; {device.info.name} keeps no more"
+        if not left_out:
+            more = ", or give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
         raise CapacityError(
-            f"a context of {longest} tokens needs {gib(need)} of KV cache, {gib(kv_bytes)} hold {fits}: ask for "
-            f"max_model_len {fits} or less, or give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
+            f"a context of {longest} tokens needs {gib(a_token * longest)} of KV cache, {gib(layout.nbytes)} hold "
+            f"{fits}: ask for max_model_len {fits} or less{more}"
         )
     longest = min(longest, fits)
     _check_room(device, layout.nbytes, free)

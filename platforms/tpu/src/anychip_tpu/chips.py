@@ -44,7 +44,9 @@ def planned(which: str) -> tuple[str, int]:
     kind, _, count = which.partition("-")
     if kind not in CHIPS or count not in map(str, SLICES):
         kinds, counts = ", ".join(CHIPS), ", ".join(map(str, SLICES))
-        raise NotSupported(f"there is no plan for {which!r}; expected one of {kinds}, and one of {counts} chips: v5e-4")
+        raise NotSupported(
+            f"there is no plan for {which!r}; expected one of {kinds}, and one of {counts} chips, as v5e-4"
+        )
     return kind, int(count)
 
 

@@ -15,7 +15,7 @@ MODES = {
 
 def mode() -> str:
     """Which it is: quick, unless ANYCHIP_TPU_EMULATION says strict. Raises DeviceError."""
-    asked = os.environ.get(VARIABLE, "quick")
+    asked = os.environ.get(VARIABLE) or "quick"
     if asked not in MODES:
         raise DeviceError(f"{VARIABLE} is {asked!r}; expected {' or '.join(MODES)}")
     return asked

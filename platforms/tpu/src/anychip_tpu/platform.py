@@ -31,7 +31,8 @@ class TpuPlatform(Platform):
         kinds = chips.attached()
         if not kinds:
             return Absent(
-                "no TPU on the PCI bus of this machine; --device tpu-emulated runs the same step on the processor"
+                "no TPU on the PCI bus of this machine; --device tpu-emulated runs the same step on the processor, and "
+                "anychip plan knows tpu:v5e-4 and others like it"
             )
         problem = _jax_problem() or _libtpu_problem() or _busy()
         if problem:
@@ -85,7 +86,8 @@ class EmulatedPlatform(Platform):
     def open(self, index: int = 0, *, threads: int | None = None) -> TpuDevice:
         """threads are not used: JAX's CPU backend takes one for each core."""
         info = _info(self.probe(), index)
-        LOG.warning("%s is %s; every new shape of a step compiles for seconds", info.name, EMULATION)
+        slow = "every new shape of a step compiles for seconds, and every layer copies the KV cache (--kv-cache-memory)"
+        LOG.warning("%s is %s; %s", info.name, EMULATION, slow)
         from anychip_sdk.kits.jax import Kept
 
         from anychip_tpu.device import open_emulated
