@@ -34,7 +34,7 @@ def _head(results: Results) -> Iterator[str]:
     yield ""
     yield f"- {machine['processor']}, {machine['cores']} cores ({', '.join(machine['extensions'])})."
     yield f"- It reads {can['read_gb_s']:.1f} GB/s (a sum over 512 MiB)."
-    yield f"- GOP/s at most (2048 x 2048 x 2048 with torch): {peaks}."
+    yield f"- GOP/s at most (2048 x 2048 x 2048 with torch, packed or not): {peaks}."
     yield f"- {', '.join(f'{name} {version}' for name, version in results['versions'].items())}."
     yield "- Random weights; engines get the same token ids, all cores, and a process of their own."
     if busy:
@@ -79,9 +79,10 @@ def _limits(results: Results, work: Mapping[str, runner.Work]) -> Iterator[str]:
                 if took:
                     least = limits.limit(shape, work[workload], format, machine)
                     lines.append(_limit(name, workload, format, least, median(took)))
-            each = [seconds for run in runs if (seconds := comparisons.decode_seconds(run))]
-            if each:
-                decoding.append(_decode(name, format, limits.weight_bytes(shape, format) / median(each), machine.read))
+            size = limits.weight_bytes(shape, format) / 1e9
+            speeds = [(size / s, run["read_gb_s"]) for run in runs if (s := comparisons.decode_seconds(run))]
+            if speeds:
+                decoding.append(_decode(name, format, speeds))
     yield "## What the machine allows"
     yield ""
     yield "The least time: operations over the GEMM peak, or bytes of weights and KV cache over the read bandwidth,"
@@ -91,9 +92,10 @@ def _limits(results: Results, work: Mapping[str, runner.Work]) -> Iterator[str]:
     yield from rows(header, lines)
     if decoding:
         yield ""
-        yield "One request after its first token (`single`): weights read per second."
+        yield "One request after its first token (`single`): weights read per second, and the read bandwidth measured"
+        yield "just before and after the run, the better of the two. Medians; the share is the median of the runs'."
         yield ""
-        yield from rows(("shape", "anychip", "GB/s", "of the read bandwidth", "goal"), decoding)
+        yield from rows(("shape", "anychip", "GB/s", "read bandwidth", "share", "goal"), decoding)
 
 
 def _limit(shape: str, workload: str, format: str, least: limits.Limit, took: float) -> list[str]:
@@ -101,10 +103,11 @@ def _limit(shape: str, workload: str, format: str, least: limits.Limit, took: fl
     return [shape, workload, format, *parts, f"{least.total / took:.0%}"]
 
 
-def _decode(shape: str, format: str, speed: float, read: float) -> list[str]:
-    share = speed / read
+def _decode(shape: str, format: str, speeds: Sequence[tuple[float, float]]) -> list[str]:
+    """speeds: of each run, and of the machine beside it, in GB/s."""
+    share = median(speed / read for speed, read in speeds)
     goal = f"{DECODE_GOAL:.0%}, {'met' if share >= DECODE_GOAL else 'missed'}" if format == "int8" else ""
-    return [shape, format, f"{speed / 1e9:.1f}", f"{share:.0%}", goal]
+    return [shape, format, *(f"{median(column):.1f}" for column in zip(*speeds, strict=True)), f"{share:.0%}", goal]
 
 
 def _loads(results: Results) -> Iterator[str]:
