@@ -8,8 +8,6 @@
 
 namespace ANYCHIP_ISA {
 
-constexpr int64_t AHEAD = 2048;  // bytes that a panel is fetched ahead
-
 template <typename Number>
 void pack(const void* arguments, AnychipTeam team) {
     const AnychipPack& w = *static_cast<const AnychipPack*>(arguments);
@@ -34,11 +32,7 @@ static void tile(const float* x, int64_t x_stride, const Number* panel, const Nu
     Vec sum[ROWS][VECTORS] = {};
     for (int64_t i = 0; i < inputs; ++i) {
         const Number* w = panel + i * WIDTH;
-        if (ROWS <= FEW) {
-            const char* ahead = reinterpret_cast<const char*>(w) + AHEAD;
-            __builtin_prefetch(ahead);
-            if (sizeof(Number) * WIDTH > 64) __builtin_prefetch(ahead + 64);
-        }
+        fetch_ahead<ROWS, WIDTH * sizeof(Number)>(w);
         Vec row[VECTORS];
         for (int v = 0; v < VECTORS; ++v) row[v] = load(w + v * LANES);
 #pragma GCC unroll 12

@@ -14,8 +14,6 @@
 
 namespace ANYCHIP_ISA {
 
-constexpr int64_t AHEAD = 2048 / 4;  // words that a panel is fetched ahead
-
 typedef uint32_t LooseBits __attribute__((vector_size(4 * ANYCHIP_LANES), aligned(4), may_alias));
 
 void pack_bf16(const void* arguments, AnychipTeam team) {
@@ -90,7 +88,7 @@ static void tile(const uint16_t* x, int64_t x_stride, const uint32_t* panel, con
             for (int r = 0; r < ROWS; ++r) sum[r][o / LANES][o % LANES] = widened(bias[o]);
     const auto step = [&](int64_t i, bool whole) {
         const uint32_t* w = panel + i / 2 * WIDTH;
-        if (ROWS <= FEW) __builtin_prefetch(w + AHEAD), __builtin_prefetch(w + AHEAD + 16);
+        fetch_ahead<ROWS, WIDTH * sizeof(uint32_t)>(w);
         Bits row[VECTORS];
         for (int v = 0; v < VECTORS; ++v) row[v] = *reinterpret_cast<const LooseBits*>(w + v * LANES);
 #pragma GCC unroll 12

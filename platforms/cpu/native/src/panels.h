@@ -9,6 +9,15 @@ namespace ANYCHIP_ISA {
 
 constexpr int64_t FEW = ANYCHIP_FEW_ROWS;
 
+// Fetches BYTES of a panel, some time before ROWS rows meet them. Few rows do nothing but wait for the memory; more are
+// busy meanwhile, and the second-level cache keeps what is fetched for long enough.
+template <int ROWS, int64_t BYTES>
+static inline void fetch_ahead(const void* panel) {
+    constexpr int64_t AHEAD = ROWS > FEW ? 16384 : 2048;
+    for (int64_t i = 0; i < BYTES; i += 64)
+        __builtin_prefetch(static_cast<const char*>(panel) + AHEAD + i, 0, ROWS > FEW ? 2 : 3);
+}
+
 // y = activation(y) * up, for `rows` rows of one panel.
 template <typename Number>
 static inline void activate(int64_t activation, Number* y, int64_t y_stride, const Number* up, int64_t rows) {
