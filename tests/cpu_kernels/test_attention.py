@@ -59,7 +59,7 @@ def test_every_kind_of_pages_and_numbers(device, threads, dtype, kept, fields):
 
 
 @pytest.mark.parametrize("kept", [*DTYPES[1:], "int8"])
-@pytest.mark.parametrize("head_dim", [2, 20, 64, 80, 256])
+@pytest.mark.parametrize("head_dim", [2, 20, 64, 80, 254, 256])
 def test_head_dims_of_narrow_pages(device, kept, head_dim):
     AttentionCase(device, LONG[1:4] + LONG_PREFILLS[2:], spec(head_dim), kept=kept, Dv=head_dim + 2, size=7).check()
 

@@ -8,11 +8,17 @@ namespace ANYCHIP_ISA {
 constexpr int64_t CHUNK = ANYCHIP_DECODE_CHUNK;
 constexpr int64_t GROUP_MAX = 64;  // query heads of one KV head
 
-// Where place `place` of sequence `s` lies: a row of its KV head's keys or values.
-static inline int64_t row_of(const AnychipAttention& w, int64_t s, int64_t head, int64_t place) {
-    const int64_t page = w.pages[s * w.pages_stride + place / w.page_size];
-    return (page * w.kv_heads + head) * w.page_size + place % w.page_size;
-}
+// Where a place of sequence `s` lies: a row of its KV head's keys or values, and how many more rows its page has.
+struct Spot {
+    int64_t row, left;
+    Spot(const AnychipAttention& w, int64_t s, int64_t head, int64_t place) {
+        // A division of 32 bits is much faster.
+        const uint32_t size = static_cast<uint32_t>(w.page_size), number = static_cast<uint32_t>(place);
+        const int64_t page = w.pages[s * w.pages_stride + number / size], within = number % size;
+        row = (page * w.kv_heads + head) * w.page_size + within;
+        left = w.page_size - within;
+    }
+};
 
 // The first place that the token at `position` sees.
 static inline int64_t first_seen(const AnychipAttention& w, int64_t position) {

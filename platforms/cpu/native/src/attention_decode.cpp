@@ -9,37 +9,44 @@
 
 namespace ANYCHIP_ISA {
 
-// LANES places of one KV head: their rows, and with whole numbers the scales of these.
-template <typename Kept>
-struct Places {
-    const Kept* rows[LANES];
-    float scales[LANES];
+// What a task reads: places first..end of one KV head of a sequence. `part`: where its result goes, of all heads' tasks.
+struct Task {
+    int64_t part, s, head, first, end;
+    // The i-th that is taken, of `tasks` for each KV head.
+    Task(const AnychipAttention& w, int64_t i, int64_t tasks) {
+        part = w.task_order[i % tasks], s = w.task_sequence[part], head = i / tasks;
+        const int64_t length = w.lengths[s], seen = first_seen(w, length - 1);
+        const int64_t chunk = part - w.task_first[s] + seen / CHUNK;
+        first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
+    }
+    Spot spot(const AnychipAttention& w, int64_t place) const { return {w, s, head, place}; }
 };
 
-// Of keys or values, from place `first` on; behind `end` the last one again.
+// Keys or values of LANES places from `place` on, one after another, and with whole numbers their scales. Those behind
+// the task's end may be anything.
 template <typename Kept>
-static inline void find(const AnychipAttention& w, int64_t s, int64_t head, int64_t first, int64_t end,
-                        const void* pages, const float* scales, int64_t size, Places<Kept>& found) {
-    const int32_t* page = w.pages + s * w.pages_stride + first / w.page_size;
-    int64_t place = first % w.page_size, row = (*page * w.kv_heads + head) * w.page_size + place;
-    const Kept* at = static_cast<const Kept*>(pages) + row * size;
-    if (place + LANES <= w.page_size && first + LANES <= end) {
-        for (int64_t j = 0; j < LANES; ++j) found.rows[j] = at + j * size;
-        if constexpr (SCALED<Kept>) __builtin_memcpy(found.scales, scales + row, sizeof found.scales);
-        return;
-    }
-    for (int64_t j = 0; j < LANES; ++j) {
-        found.rows[j] = static_cast<const Kept*>(pages) + row * size;
-        if constexpr (SCALED<Kept>) found.scales[j] = scales[row];
-        if (first + j + 1 >= end) continue;
-        if (++place < w.page_size) {
-            ++row;
-            continue;
+struct Rows {
+    const Kept* at;
+    const float* scales;
+    Kept copied[LANES * ANYCHIP_HEAD_MAX];
+    float copied_scales[LANES];
+
+    Rows(const AnychipAttention& w, const Task& t, int64_t place, const void* pages, const float* of, int64_t size) {
+        const Kept* from = static_cast<const Kept*>(pages);
+        const Spot spot = t.spot(w, place);
+        if (spot.left >= LANES) {
+            at = from + spot.row * size;
+            if constexpr (SCALED<Kept>) scales = of + spot.row;
+            return;
         }
-        place = 0;
-        row = (*++page * w.kv_heads + head) * w.page_size;
+        for (int64_t j = 0; j < LANES; ++j) {
+            const int64_t row = t.spot(w, least(place + j, t.end - 1)).row;
+            __builtin_memcpy(copied + j * size, from + row * size, static_cast<uint64_t>(size) * sizeof(Kept));
+            if constexpr (SCALED<Kept>) copied_scales[j] = of[row];
+        }
+        at = copied, scales = copied_scales;
     }
-}
+};
 
 // Rows that GROUP heads take at once, so that each (head, row) has a lane: LANES over GROUP rounded up to 1, 2 or 4.
 constexpr int64_t rows_of(int group) { return LANES / (group == 1 ? 1 : group == 2 ? 2 : 4); }
@@ -50,7 +57,7 @@ static inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 // GROUP heads of q times rows_of(GROUP) rows, a head's products side by side. Meanwhile rows `ahead` are fetched.
 template <typename Kept, int GROUP, bool FETCH>
-static Vec dots(const float* q, const Kept* const* rows, const Kept* const* ahead, int64_t size) {
+static Vec dots(const float* q, const Kept* rows, const Kept* ahead, int64_t size) {
     constexpr int64_t ROWS = rows_of(GROUP), LINE = 64 / sizeof(Kept);
     Vec total[LANES];
 #pragma GCC unroll 16
@@ -59,7 +66,7 @@ static Vec dots(const float* q, const Kept* const* rows, const Kept* const* ahea
     const auto add = [&](const Vec(&part)[GROUP], const auto& row_at) {
 #pragma GCC unroll 16
         for (int64_t r = 0; r < ROWS; ++r) {
-            const Vec row = settled(row_at(rows[r]));
+            const Vec row = settled(row_at(rows + r * size));
 #pragma GCC unroll 4
             for (int g = 0; g < GROUP; ++g) total[g * ROWS + r] += part[g] * row;
         }
@@ -70,7 +77,7 @@ static Vec dots(const float* q, const Kept* const* rows, const Kept* const* ahea
         for (int g = 0; g < GROUP; ++g) part[g] = load(q + g * size + i);
         if (FETCH && i % LINE == 0)
 #pragma GCC unroll 16
-            for (int64_t r = 0; r < ROWS; ++r) fetch(ahead[r] + i);
+            for (int64_t r = 0; r < ROWS; ++r) fetch(ahead + r * size + i);
         add(part, [=](const Kept* row) { return load(row + i); });
     }
     if (i < size) {
@@ -81,42 +88,42 @@ static Vec dots(const float* q, const Kept* const* rows, const Kept* const* ahea
     return sums(total);
 }
 
-// q: [GROUP, size] -> scores: [GROUP, CHUNK], of LANES places.
+// q: [GROUP, size] -> scores: [GROUP, CHUNK], of LANES places. `ahead`: where the rows lie that are fetched.
 template <typename Kept, int GROUP, bool FETCH>
-static void score(const float* q, const Places<Kept>& at, const Places<Kept>& ahead, int64_t size, float* scores) {
+static void score(const float* q, const Rows<Kept>& rows, const Kept* ahead, int64_t size, float* scores) {
     constexpr int64_t ROWS = rows_of(GROUP);
     for (int64_t r = 0; r < LANES; r += ROWS) {
-        const Vec found = dots<Kept, GROUP, FETCH>(q, at.rows + r, ahead.rows + r, size);
+        const Vec found = dots<Kept, GROUP, FETCH>(q, rows.at + r * size, ahead + r * size, size);
         float lanes[LANES];
         store(lanes, found);
         for (int g = 0; g < GROUP; ++g) __builtin_memcpy(scores + g * CHUNK + r, lanes + g * ROWS, 4 * ROWS);
     }
     if constexpr (SCALED<Kept>)
-        for (int g = 0; g < GROUP; ++g) store(scores + g * CHUNK, load(scores + g * CHUNK) * load(at.scales));
+        for (int g = 0; g < GROUP; ++g) store(scores + g * CHUNK, load(scores + g * CHUNK) * load(rows.scales));
 }
 
 template <typename Kept, bool FETCH>
-static void score_heads(int64_t heads, const float* q, const Places<Kept>& at, const Places<Kept>& ahead, int64_t size,
+static void score_heads(int64_t heads, const float* q, const Rows<Kept>& rows, const Kept* ahead, int64_t size,
                         float* scores) {
     switch (heads) {
-        case 1: return score<Kept, 1, FETCH>(q, at, ahead, size, scores);
-        case 2: return score<Kept, 2, FETCH>(q, at, ahead, size, scores);
-        case 3: return score<Kept, 3, FETCH>(q, at, ahead, size, scores);
-        default: return score<Kept, 4, FETCH>(q, at, ahead, size, scores);
+        case 1: return score<Kept, 1, FETCH>(q, rows, ahead, size, scores);
+        case 2: return score<Kept, 2, FETCH>(q, rows, ahead, size, scores);
+        case 3: return score<Kept, 3, FETCH>(q, rows, ahead, size, scores);
+        default: return score<Kept, 4, FETCH>(q, rows, ahead, size, scores);
     }
 }
 
 // out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each.
 template <typename Kept, int GROUP, int VECS>
-static void add_rows(float* out, int64_t out_stride, const float* p, int64_t count, const Kept* const* rows,
-                     const Kept* const* ahead, int64_t at) {
+static void add_rows(float* out, int64_t out_stride, const float* p, int64_t count, const Kept* rows, const Kept* ahead,
+                     int64_t size, int64_t at) {
     Vec total[GROUP][VECS];
     for (int g = 0; g < GROUP; ++g)
         for (int v = 0; v < VECS; ++v) total[g][v] = load(out + g * out_stride + at + v * LANES);
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < VECS; ++v) {
-            if (v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead[j] + at + v * LANES);
-            const Vec row = settled(load(rows[j] + at + v * LANES));
+            if (v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead + j * size + at + v * LANES);
+            const Vec row = settled(load(rows + j * size + at + v * LANES));
             for (int g = 0; g < GROUP; ++g) total[g][v] += fill(p[g * CHUNK + j]) * row;
         }
     for (int g = 0; g < GROUP; ++g)
@@ -124,34 +131,34 @@ static void add_rows(float* out, int64_t out_stride, const float* p, int64_t cou
 }
 
 template <typename Kept, int VECS>
-static void add_heads(int64_t heads, float* out, int64_t out_stride, const float* p, int64_t count,
-                      const Kept* const* rows, const Kept* const* ahead, int64_t at) {
+static void add_heads(int64_t heads, float* out, int64_t out_stride, const float* p, int64_t count, const Kept* rows,
+                      const Kept* ahead, int64_t size, int64_t at) {
     switch (heads) {
-        case 1: return add_rows<Kept, 1, VECS>(out, out_stride, p, count, rows, ahead, at);
-        case 2: return add_rows<Kept, 2, VECS>(out, out_stride, p, count, rows, ahead, at);
-        case 3: return add_rows<Kept, 3, VECS>(out, out_stride, p, count, rows, ahead, at);
-        default: return add_rows<Kept, 4, VECS>(out, out_stride, p, count, rows, ahead, at);
+        case 1: return add_rows<Kept, 1, VECS>(out, out_stride, p, count, rows, ahead, size, at);
+        case 2: return add_rows<Kept, 2, VECS>(out, out_stride, p, count, rows, ahead, size, at);
+        case 3: return add_rows<Kept, 3, VECS>(out, out_stride, p, count, rows, ahead, size, at);
+        default: return add_rows<Kept, 4, VECS>(out, out_stride, p, count, rows, ahead, size, at);
     }
 }
 
 // p: [group, CHUNK] of LANES places, `count` of them real; with whole numbers it is multiplied by their scales.
 template <typename Kept>
-static void add_values(float* out, int64_t out_stride, float* p, int64_t group, int64_t count, const Places<Kept>& at,
-                       const Places<Kept>& ahead, int64_t size) {
+static void add_values(float* out, int64_t out_stride, float* p, int64_t group, int64_t count, const Rows<Kept>& rows,
+                       const Kept* ahead, int64_t size) {
     const int64_t whole = size / LANES * LANES;
     if constexpr (SCALED<Kept>)
-        for (int64_t g = 0; g < group; ++g) store(p + g * CHUNK, load(p + g * CHUNK) * load(at.scales));
+        for (int64_t g = 0; g < group; ++g) store(p + g * CHUNK, load(p + g * CHUNK) * load(rows.scales));
     for (int64_t g = 0; g < group; g += 4) {
         const int64_t heads = least(4, group - g);
         float *to = out + g * out_stride, *shares = p + g * CHUNK;
         int64_t i = 0;
         for (; i + 4 * LANES <= whole; i += 4 * LANES)
-            add_heads<Kept, 4>(heads, to, out_stride, shares, count, at.rows, ahead.rows, i);
-        for (; i < whole; i += LANES) add_heads<Kept, 1>(heads, to, out_stride, shares, count, at.rows, ahead.rows, i);
+            add_heads<Kept, 4>(heads, to, out_stride, shares, count, rows.at, ahead, size, i);
+        for (; i < whole; i += LANES) add_heads<Kept, 1>(heads, to, out_stride, shares, count, rows.at, ahead, size, i);
     }
     for (int64_t g = 0; g < group; ++g)
         for (int64_t j = 0; j < count; ++j)
-            for (int64_t i = whole; i < size; ++i) out[g * out_stride + i] += p[g * CHUNK + j] * widened(at.rows[j][i]);
+            for (int64_t i = whole; i < size; ++i) out[g * out_stride + i] += p[g * CHUNK + j] * widened(rows.at[j * size + i]);
 }
 
 // out += p * v
@@ -182,62 +189,38 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
     *total = sum(sums);
 }
 
-// What a task reads: places first..end of one KV head of a sequence.
-struct Task {
-    int64_t s, head, first, end;
-    Task(const AnychipAttention& w, int64_t i) {
-        const int64_t task = i / w.kv_heads;
-        s = w.task_sequence[task], head = i % w.kv_heads;
-        const int64_t length = w.lengths[s], seen = first_seen(w, length - 1);
-        const int64_t chunk = task - w.task_first[s] + seen / CHUNK;
-        first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
-    }
-};
-
-template <typename Kept>
-static inline void find_keys(const AnychipAttention& w, const Task& t, int64_t place, Places<Kept>& found) {
-    find(w, t.s, t.head, place, t.end, w.keys, w.key_scales, w.head_dim, found);
-}
-
-template <typename Kept>
-static inline void find_values(const AnychipAttention& w, const Task& t, int64_t place, Places<Kept>& found) {
-    find(w, t.s, t.head, place, t.end, w.values, w.value_scales, w.v_dim, found);
-}
-
-// Task i with its q: [group, head_dim]. While it reads its keys it fetches its values, and then the keys of the task that
+// A task with its q: [group, head_dim]. While it reads its keys it fetches its values, and then the keys of the task that
 // this thread takes next.
 template <typename Kept>
-static void attend(const AnychipAttention& w, const float* q, int64_t i, int64_t behind) {
-    const Task task(w, i), next(w, behind);
+static void attend(const AnychipAttention& w, const float* q, const Task& task, const Task& next) {
     const int64_t group = w.heads / w.kv_heads, count = task.end - task.first;
+    const Kept *keys = static_cast<const Kept*>(w.keys), *values = static_cast<const Kept*>(w.values);
     float scores[GROUP_MAX][CHUNK];
-    Places<Kept> at, ahead;
     for (int64_t j = 0; j < count; j += LANES) {
-        find_keys(w, task, task.first + j, at);
-        find_values(w, task, task.first + j, ahead);
-        score_heads<Kept, true>(least(4, group), q, at, ahead, w.head_dim, scores[0] + j);
+        const Rows<Kept> rows(w, task, task.first + j, keys, w.key_scales, w.head_dim);
+        const Kept* ahead = values + task.spot(w, task.first + j).row * w.v_dim;
+        score_heads<Kept, true>(least(4, group), q, rows, ahead, w.head_dim, scores[0] + j);
         for (int64_t g = 4; g < group; g += 4)
-            score_heads<Kept, false>(least(4, group - g), q + g * w.head_dim, at, ahead, w.head_dim, scores[g] + j);
+            score_heads<Kept, false>(least(4, group - g), q + g * w.head_dim, rows, ahead, w.head_dim, scores[g] + j);
     }
-    float* part = static_cast<float*>(w.scratch) + (i / w.kv_heads * w.heads + task.head * group) * (w.v_dim + 2);
+    float* part = static_cast<float*>(w.scratch) + (task.part * w.heads + task.head * group) * (w.v_dim + 2);
     for (int64_t g = 0; g < group; ++g) {
         float* out = part + g * (w.v_dim + 2);
         soften(w, scores[g], count, out + w.v_dim, out + w.v_dim + 1);
         for (int64_t d = 0; d < w.v_dim; ++d) out[d] = 0;
     }
     for (int64_t j = 0; j < count; j += LANES) {
-        find_values(w, task, task.first + j, at);
-        find_keys(w, next, least(next.first + j, next.end - 1), ahead);
-        add_values(part, w.v_dim + 2, scores[0] + j, group, least(LANES, count - j), at, ahead, w.v_dim);
+        const Rows<Kept> rows(w, task, task.first + j, values, w.value_scales, w.v_dim);
+        const Kept* ahead = keys + next.spot(w, least(next.first + j, next.end - 1)).row * w.head_dim;
+        add_values(part, w.v_dim + 2, scores[0] + j, group, least(LANES, count - j), rows, ahead, w.v_dim);
     }
 }
 
 // The queries of one task as floats, where they are none in `wide`.
 template <typename Number>
-static const float* queries(const AnychipAttention& w, int64_t task, int64_t head, float* wide) {
+static const float* queries(const AnychipAttention& w, const Task& task, float* wide) {
     const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim;
-    const Number* q =
-        static_cast<const Number*>(w.q) + (w.starts[w.task_sequence[task]] * w.heads + head * group) * w.head_dim;
+    const Number* q = static_cast<const Number*>(w.q) + (w.starts[task.s] * w.heads + task.head * group) * w.head_dim;
     if constexpr (sizeof(Number) == sizeof(float)) return reinterpret_cast<const float*>(q);
     for (int64_t i = 0; i < size; i += LANES) store_part(wide + i, load_part(q + i, size - i), size - i);
     return wide;
@@ -266,12 +249,12 @@ static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
 template <typename Number>
 void decode(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
-    const int64_t decodes = w.counts[3], tasks = w.task_first[decodes] * w.kv_heads;
+    const int64_t decodes = w.counts[3], tasks = w.task_first[decodes], all = tasks * w.kv_heads;
     float wide[sizeof(Number) == sizeof(float) ? 1 : GROUP_MAX * ANYCHIP_HEAD_MAX];
-    for (int64_t i = next_task(team); i < tasks; i = next_task(team)) {
-        const int64_t behind = least(i + team.all, tasks - 1);  // most likely
-        const float* q = queries<Number>(w, i / w.kv_heads, i % w.kv_heads, wide);
-        of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, i, behind); });
+    for (int64_t i = next_task(team); i < all; i = next_task(team)) {
+        const Task task(w, i, tasks), next(w, least(i + team.all, all - 1), tasks);  // most likely the next
+        const float* q = queries<Number>(w, task, wide);
+        of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, task, next); });
     }
     barrier(team);
     share(decodes * w.heads, team, [&](int64_t first, int64_t end) {

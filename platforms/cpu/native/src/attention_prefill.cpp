@@ -114,39 +114,55 @@ struct Tiles {
     template <typename Kept>
     void take_places(int64_t s, int64_t head, int64_t first, int64_t count, int64_t columns) const {
         const Kept *k = static_cast<const Kept*>(w.keys), *v = static_cast<const Kept*>(w.values);
+        int64_t row[LANES], last = 0;
         for (int64_t j = 0; j < columns; j += LANES) {
-            int64_t row[LANES];
             const int64_t found = least(LANES, count - j);
-            for (int64_t l = 0; l < found; ++l) row[l] = row_of(w, s, head, first + j + l);
-            take_keys(k, row, found, keys + j / WIDTH * WIDTH * w.head_dim + j % WIDTH);
+            for (int64_t l = 0; l < found;) {
+                const Spot spot(w, s, head, first + j + l);
+                for (int64_t end = least(found, l + spot.left), next = spot.row; l < end; ++l) row[l] = last = next++;
+            }
+            for (int64_t l = found > 0 ? found : 0; l < LANES; ++l) row[l] = last;  // nobody sees what comes of them
+            take_keys(k, row, keys + j / WIDTH * WIDTH * w.head_dim + j % WIDTH);
             take_values(v, row, found, values + j * width);
         }
     }
 
     template <typename Kept>
-    void take_keys(const Kept* pages, const int64_t* row, int64_t found, float* to) const {
-        for (int64_t i = 0; i < w.head_dim; i += LANES) {
-            const int64_t left = w.head_dim - i;
-            Vec part[LANES] = {};
-            for (int64_t l = 0; l < found; ++l) {
-                const float scale = SCALED<Kept> ? w.key_scales[row[l]] : 1.0f;
-                part[l] = load_part(pages + row[l] * w.head_dim + i, left) * scale;
-            }
-            transpose(part);
-            for (int64_t l = 0; l < least(LANES, left); ++l) store(to + (i + l) * WIDTH, part[l]);
+    void take_keys(const Kept* pages, const int64_t* row, float* to) const {
+        int64_t i = 0;
+        for (; i + LANES <= w.head_dim; i += LANES)
+            turn(row, to + i * WIDTH, LANES, [=, this](int64_t r) { return load(pages + r * w.head_dim + i); });
+        const int64_t left = w.head_dim - i;
+        if (left > 0)
+            turn(row, to + i * WIDTH, left, [=, this](int64_t r) { return load_part(pages + r * w.head_dim + i, left); });
+    }
+
+    // LANES rows' `count` numbers, each number of theirs a row of `to`.
+    template <typename Load>
+    void turn(const int64_t* row, float* to, int64_t count, const Load& part_of) const {
+        Vec part[LANES];
+#pragma GCC unroll 16
+        for (int64_t l = 0; l < LANES; ++l) {
+            part[l] = part_of(row[l]);
+            if (w.key_scales) part[l] *= w.key_scales[row[l]];
         }
+        transpose(part);
+#pragma GCC unroll 16
+        for (int64_t l = 0; l < LANES; ++l)
+            if (l < count) store(to + l * WIDTH, part[l]);
     }
 
     template <typename Kept>
     void take_values(const Kept* pages, const int64_t* row, int64_t found, float* to) const {
-        for (int64_t l = 0; l < LANES; ++l, to += width)
+        for (int64_t l = 0; l < LANES; ++l, to += width) {
+            const Kept* from = pages + row[l] * w.v_dim;
+            const int64_t size = l < found ? w.v_dim : 0;
             for (int64_t i = 0; i < width; i += LANES) {
-                Vec part = {};
-                if (l < found && i < w.v_dim)
-                    part = load_part(pages + row[l] * w.v_dim + i, w.v_dim - i) *
-                           (SCALED<Kept> ? w.value_scales[row[l]] : 1.0f);
+                Vec part = i < size ? load_part(from + i, size - i) : Vec{};
+                if constexpr (SCALED<Kept>) part *= w.value_scales[row[l]];
                 store(to + i, part);
             }
+        }
     }
 
     static void by_tiles(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
@@ -182,11 +198,12 @@ struct Tiles {
             sums += p;
             store(row + i, p);
         }
-        const float keep = expf(top[r] - highest);
-        total[r] = total[r] * keep + sum(sums);
-        if (keep != 1.0f)
+        if (highest != top[r]) {
+            const float keep = expf(top[r] - highest);
+            total[r] *= keep, top[r] = highest;
             for (int64_t i = 0; i < width; i += LANES) store(out + r * width + i, load(out + r * width + i) * keep);
-        top[r] = highest;
+        }
+        total[r] += sum(sums);
     }
 
     void give(int64_t s, int64_t head, int64_t t, int64_t g, int64_t r) const {
@@ -203,13 +220,14 @@ template <typename Number>
 void prefill(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
     const int64_t step = ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads), decodes = w.task_first[w.counts[3]];
-    const int64_t tasks = (w.task_first[w.counts[1]] - decodes) * w.kv_heads;
+    const int64_t tasks = w.task_first[w.counts[1]] - decodes;
     const Tiles<Number> tiles(w, static_cast<float*>(w.scratch) + team.me * w.scratch_stride);
-    // The last tokens of a sequence first: they see the most places, and short tasks at the end keep threads even.
-    for (int64_t i = tasks - 1 - next_task(team); i >= 0; i = tasks - 1 - next_task(team)) {
-        const int64_t task = decodes + i / w.kv_heads, s = w.task_sequence[task];
+    // One KV head after another, whose places a cache may hold. The last tokens of a sequence first: they see the most
+    // places, and short tasks at the end keep threads even.
+    for (int64_t i = next_task(team); i < tasks * w.kv_heads; i = next_task(team)) {
+        const int64_t task = decodes + tasks - 1 - i % tasks, s = w.task_sequence[task];
         const int64_t first = (task - w.task_first[s]) * step;
-        tiles.run(s, i % w.kv_heads, first, least(first + step, w.starts[s + 1] - w.starts[s]));
+        tiles.run(s, i / tasks, first, least(first + step, w.starts[s + 1] - w.starts[s]));
     }
 }
 

@@ -17,6 +17,7 @@ from anychip_cpu.launch import Launcher
 from anychip_cpu.native import (
     DECODE_CHUNK,
     GROUP_MAX,
+    HEAD_MAX,
     KEPT,
     PREFILL_ROWS,
     SUFFIXES,
@@ -32,13 +33,14 @@ class Plan:
 
     task_first: Tensor
     task_sequence: Tensor
+    task_order: Tensor
     scratch: Tensor
     scratch_stride: int
 
 
 class KernelAttention(TorchAttention):
-    """With KV in float32, 16 bits or int8. KV in fp8, more than GROUP_MAX query heads to a KV head, and sinks are left
-    to the torch kit."""
+    """With KV in float32, 16 bits or int8. KV in fp8, more than GROUP_MAX query heads to a KV head, heads wider than
+    HEAD_MAX, and sinks are left to the torch kit."""
 
     def __init__(self, kernels: Kernels, launch: Launcher) -> None:
         self._kernels, self._launch = kernels, launch
@@ -59,7 +61,7 @@ class KernelAttention(TorchAttention):
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         T, H = q.shape[:2]
-        if not self._serves(q, keys, H):
+        if not self._serves(q, keys, values, H):
             return self._launch.kit(super().attend, q, kv, batch, layer)
         q = self._launch.dense(q)
         out = self._launch.empty((T, H * cells(values).shape[-1]), q.dtype, like=q)
@@ -95,7 +97,7 @@ class KernelAttention(TorchAttention):
         spec = layer.attention
         keys, values = (cache[layer.kv_index] for cache in kv[spec.group])
         heads = q.shape[1] // spec.head_dim
-        if not self._serves(q, keys, heads):
+        if not self._serves(q, keys, values, heads):
             norms = {"angles": angles, "q_norm": q_norm, "k_norm": k_norm}
             return self._launch.kit(super().prepare, q, k, v, kv, batch, layer, **norms)
         q, k, v = (self._launch.rows(x) for x in (q, k, v))
@@ -115,8 +117,10 @@ class KernelAttention(TorchAttention):
         return out, kv
 
     @staticmethod
-    def _serves(q: Tensor, keys: Pages, heads: int) -> bool:
+    def _serves(q: Tensor, keys: Pages, values: Pages, heads: int) -> bool:
         vectors = cells(keys)
+        if max(vectors.shape[-1], cells(values).shape[-1]) > HEAD_MAX:
+            return False
         return q.dtype in SUFFIXES and vectors.dtype in KEPT and heads <= GROUP_MAX * vectors.shape[1]
 
     def _plan(self, batch: Batch, q: Tensor, keys: Tensor, values: Tensor) -> Plan:
@@ -133,6 +137,7 @@ class KernelAttention(TorchAttention):
         return Plan(
             self._launch.empty((sequences + 1,), torch.int32),
             self._launch.empty((chunks + tiles,), torch.int32),
+            self._launch.empty((chunks,), torch.int32),
             self._launch.empty((scratch,)),
             floats,
         )
@@ -142,10 +147,11 @@ class KernelAttention(TorchAttention):
         batch: Batch, spec: AttentionSpec, q: Tensor, out: Tensor, keys: Pages, values: Pages, plan: Plan
     ) -> AttentionWork:
         table, (K, size) = batch.page_table[spec.group], cells(keys).shape[1:3]
-        lists = (batch.counts, table, batch.seq_lens, batch.query_start, plan.task_first, plan.task_sequence)
+        lists = (plan.task_first, plan.task_sequence, plan.task_order)
+        given = (batch.counts, table, batch.seq_lens, batch.query_start)
         return AttentionWork(
             *(q.data_ptr(), out.data_ptr(), *_pointers(keys, values)),
-            *(x.data_ptr() for x in (plan.scratch, *lists)),
+            *(x.data_ptr() for x in (plan.scratch, *given, *lists)),
             *(q.shape[1], K, q.shape[2], cells(values).shape[-1], size, table.stride(0), spec.window or 0),
             *(KEPT[cells(keys).dtype], plan.scratch_stride, spec.scale, spec.softcap or 0.0),
         )

@@ -92,7 +92,8 @@ class CombineWork(Structure):
 
 class AttentionWork(Structure):
     _fields_ = _struct(
-        P="q out keys values key_scales value_scales scratch counts pages lengths starts task_first task_sequence",
+        P="q out keys values key_scales value_scales scratch counts pages lengths starts task_first task_sequence"
+        " task_order",
         N="heads kv_heads head_dim v_dim page_size pages_stride window kept scratch_stride",
         F="scale softcap",
     )
