@@ -12,7 +12,6 @@
 namespace ANYCHIP_ISA {
 
 constexpr int64_t NEAR = 1024, FAR = 8192;   // bytes that a panel is fetched ahead to either cache
-constexpr int64_t AHEAD = 2048;              // and for few rows
 constexpr uint32_t MAGIC_BITS = 0x4b400000;  // of MAGIC
 
 static inline int64_t group_of(int64_t group) { return group ? group : ANYCHIP_INPUT_GROUP; }
@@ -82,9 +81,7 @@ static inline __attribute__((always_inline)) const uint8_t* add_products(Ints (&
         }
     };
     for (int64_t i = first; i < end; i += 32 / BITS, w += WIDTH * 4) {
-        // To the first-level cache the processor fetches some twenty lines at a time, fewer than the memory could give.
-        constexpr int64_t far = ROWS > FEW ? FAR : AHEAD;
-        __builtin_prefetch(w + far, 0, 2), __builtin_prefetch(w + far + 64, 0, 2);
+        fetch_ahead<ROWS, WIDTH * 4, FAR>(w);
         if (ROWS > FEW) __builtin_prefetch(w + NEAR), __builtin_prefetch(w + NEAR + 64);
         Bits words[VECTORS];
         WeightBytes four[VECTORS];

@@ -9,13 +9,14 @@ namespace ANYCHIP_ISA {
 
 constexpr int64_t FEW = ANYCHIP_FEW_ROWS;
 
-// Fetches BYTES of a panel, some time before ROWS rows meet them. Few rows do nothing but wait for the memory; more are
-// busy meanwhile, and the second-level cache keeps what is fetched for long enough.
-template <int ROWS, int64_t BYTES>
+// Fetches BYTES of a panel, some time before ROWS rows meet them: to the second-level cache, where other rows find them
+// as well. Few rows read them once and do nothing but wait for the memory, so nothing else is to leave the caches for
+// them: between two steps the interpreter finds its own data there.
+template <int ROWS, int64_t BYTES, int64_t FAR = 16384>
 static inline void fetch_ahead(const void* panel) {
-    constexpr int64_t AHEAD = ROWS > FEW ? 16384 : 2048;
+    constexpr int64_t AHEAD = ROWS > FEW ? FAR : 2048;
     for (int64_t i = 0; i < BYTES; i += 64)
-        __builtin_prefetch(static_cast<const char*>(panel) + AHEAD + i, 0, ROWS > FEW ? 2 : 3);
+        __builtin_prefetch(static_cast<const char*>(panel) + AHEAD + i, 0, ROWS > FEW ? 2 : 0);
 }
 
 // y = activation(y) * up, for `rows` rows of one panel.
