@@ -127,6 +127,24 @@ def test_the_batch_and_the_threads_change_no_bit(device):
         assert alone.run().equal(wanted[row])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fields", [{}, {"window": 450}, {"softcap": 3}], ids=str)
+def test_sequences_with_a_prefix_in_common(device, threads, dtype, fields):
+    """Their chunks with the same pages are read together; each gets the bits that it gets alone."""
+    steps = [(n, 1) for n in (700, 600, 513, 511, 300, 256, 40, 600, 600, 601, 602, 603, 604, 605, 1000)]
+    whole = AttentionCase(device, steps, spec(32, **fields), H=6, K=2, dtype=dtype, size=16)
+    pages = whole.host.page_table[0]
+    for row, (computed, _) in zip(pages, steps, strict=True):
+        if computed != 601:  # whose pages are its own
+            row[: min(512, computed) // 16] = pages[0, : min(512, computed) // 16]
+    together = whole.check()
+    for i in (0, 3, 9, 14):
+        alone = AttentionCase(device, steps[i : i + 1], spec(32, **fields), H=6, K=2, dtype=dtype, size=16)
+        alone.kv, alone.q = whole.kv, whole.q[i : i + 1]
+        alone.host.page_table[0, 0] = pages[i, : alone.host.page_table.shape[2]]
+        assert alone.run().equal(together[i : i + 1])
+
+
 @pytest.mark.parametrize("softcap", [1e-3, 50, 1e4, 1e30])
 def test_a_softcap_far_from_the_scores(device, softcap):
     """tanh near zero, where 1 - 2 / (1 + e^2u) would cancel, and at its ends."""

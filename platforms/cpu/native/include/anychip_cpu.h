@@ -220,7 +220,8 @@ typedef struct {
     const int32_t* starts;        /* [sequences + 1] first token of each sequence */
     int32_t* task_first;          /* [sequences + 1] first task of each sequence; `plan` writes it */
     int32_t* task_sequence;       /* [tasks] likewise */
-    int32_t* task_order;          /* [tasks of decoding sequences] likewise: these, in the order they are taken */
+    int32_t* task_order;          /* [tasks of decoding sequences] likewise: these, in the order they are taken; ~task
+                                     reads the same pages as the one before and is taken with it */
     int64_t heads;
     int64_t kv_heads;
     int64_t head_dim;

@@ -9,16 +9,20 @@
 
 namespace ANYCHIP_ISA {
 
-// What a task reads: places first..end of one KV head of a sequence. `part`: where its result goes, of all heads' tasks.
+// What tasks that are taken together read: places first..end of one KV head, in the pages of sequence s.
 struct Task {
-    int64_t part, s, head, first, end;
-    // The i-th that is taken, of `tasks` for each KV head.
-    Task(const AnychipAttention& w, int64_t i, int64_t tasks) {
-        part = w.task_order[i % tasks], s = w.task_sequence[part], head = i / tasks;
+    const int32_t* order;
+    int64_t count, s, head, first, end;
+    // The i-th, of `tasks` for each KV head, and those that go with it.
+    Task(const AnychipAttention& w, int64_t i, int64_t tasks) : order(w.task_order + i % tasks), count(1) {
+        for (const int64_t left = tasks - i % tasks; count < left && order[count] < 0;) ++count;
+        s = w.task_sequence[part(0)], head = i / tasks;
         const int64_t length = w.lengths[s], seen = first_seen(w, length - 1);
-        const int64_t chunk = part - w.task_first[s] + seen / CHUNK;
+        const int64_t chunk = part(0) - w.task_first[s] + seen / CHUNK;
         first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
     }
+    // Where the n-th one's result goes, of all tasks.
+    int64_t part(int64_t n) const { return order[n] < 0 ? ~order[n] : order[n]; }
     Spot spot(const AnychipAttention& w, int64_t place) const { return {w, s, head, place}; }
 };
 
@@ -113,7 +117,7 @@ static void score_heads(int64_t heads, const float* q, const Rows<Kept>& rows, c
     }
 }
 
-// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each.
+// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each. `ahead` may be null.
 template <typename Kept, int GROUP, int VECS>
 static void add_rows(float* out, int64_t out_stride, const float* p, int64_t count, const Kept* rows, const Kept* ahead,
                      int64_t size, int64_t at) {
@@ -122,7 +126,7 @@ static void add_rows(float* out, int64_t out_stride, const float* p, int64_t cou
         for (int v = 0; v < VECS; ++v) total[g][v] = load(out + g * out_stride + at + v * LANES);
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < VECS; ++v) {
-            if (v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead + j * size + at + v * LANES);
+            if (ahead && v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead + j * size + at + v * LANES);
             const Vec row = settled(load(rows + j * size + at + v * LANES));
             for (int g = 0; g < GROUP; ++g) total[g][v] += fill(p[g * CHUNK + j]) * row;
         }
@@ -189,41 +193,47 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
     *total = sum(sums);
 }
 
-// A task with its q: [group, head_dim]. While it reads its keys it fetches its values, and then the keys of the task that
-// this thread takes next.
+// The tasks with their q: [group, head_dim] each. While the first reads its keys it fetches its values, and then the keys
+// of those that this thread takes next; the others find both in the first-level cache.
 template <typename Kept>
-static void attend(const AnychipAttention& w, const float* q, const Task& task, const Task& next) {
+static void attend(const AnychipAttention& w, const float* const* q, const Task& task, const Task& next) {
     const int64_t group = w.heads / w.kv_heads, count = task.end - task.first;
     const Kept *keys = static_cast<const Kept*>(w.keys), *values = static_cast<const Kept*>(w.values);
-    float scores[GROUP_MAX][CHUNK];
+    float scores[GROUP_MAX][CHUNK], *parts[GROUP_MAX];
     for (int64_t j = 0; j < count; j += LANES) {
         const Rows<Kept> rows(w, task, task.first + j, keys, w.key_scales, w.head_dim);
         const Kept* ahead = values + task.spot(w, task.first + j).row * w.v_dim;
-        score_heads<Kept, true>(least(4, group), q, rows, ahead, w.head_dim, scores[0] + j);
-        for (int64_t g = 4; g < group; g += 4)
-            score_heads<Kept, false>(least(4, group - g), q + g * w.head_dim, rows, ahead, w.head_dim, scores[g] + j);
+        for (int64_t n = 0; n < task.count; ++n)
+            for (int64_t g = 0; g < group; g += 4) {
+                const auto some = n + g == 0 ? score_heads<Kept, true> : score_heads<Kept, false>;
+                some(least(4, group - g), q[n] + g * w.head_dim, rows, ahead, w.head_dim, scores[n * group + g] + j);
+            }
     }
-    float* part = static_cast<float*>(w.scratch) + (task.part * w.heads + task.head * group) * (w.v_dim + 2);
-    for (int64_t g = 0; g < group; ++g) {
-        float* out = part + g * (w.v_dim + 2);
-        soften(w, scores[g], count, out + w.v_dim, out + w.v_dim + 1);
-        for (int64_t d = 0; d < w.v_dim; ++d) out[d] = 0;
+    for (int64_t n = 0; n < task.count; ++n) {
+        parts[n] = static_cast<float*>(w.scratch) + (task.part(n) * w.heads + task.head * group) * (w.v_dim + 2);
+        for (int64_t g = 0; g < group; ++g) {
+            float* out = parts[n] + g * (w.v_dim + 2);
+            soften(w, scores[n * group + g], count, out + w.v_dim, out + w.v_dim + 1);
+            for (int64_t d = 0; d < w.v_dim; ++d) out[d] = 0;
+        }
     }
     for (int64_t j = 0; j < count; j += LANES) {
         const Rows<Kept> rows(w, task, task.first + j, values, w.value_scales, w.v_dim);
         const Kept* ahead = keys + next.spot(w, least(next.first + j, next.end - 1)).row * w.head_dim;
-        add_values(part, w.v_dim + 2, scores[0] + j, group, least(LANES, count - j), rows, ahead, w.v_dim);
+        for (int64_t n = 0; n < task.count; ++n)
+            add_values(parts[n], w.v_dim + 2, scores[n * group] + j, group, least(LANES, count - j), rows,
+                       n == 0 ? ahead : nullptr, w.v_dim);
     }
 }
 
-// The queries of one task as floats, where they are none in `wide`.
+// The queries of the n-th task as floats, in `wide` where they are none.
 template <typename Number>
-static const float* queries(const AnychipAttention& w, const Task& task, float* wide) {
-    const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim;
-    const Number* q = static_cast<const Number*>(w.q) + (w.starts[task.s] * w.heads + task.head * group) * w.head_dim;
+static const float* queries(const AnychipAttention& w, const Task& task, int64_t n, float* wide) {
+    const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim, s = w.task_sequence[task.part(n)];
+    const Number* q = static_cast<const Number*>(w.q) + (w.starts[s] * w.heads + task.head * group) * w.head_dim;
     if constexpr (sizeof(Number) == sizeof(float)) return reinterpret_cast<const float*>(q);
-    for (int64_t i = 0; i < size; i += LANES) store_part(wide + i, load_part(q + i, size - i), size - i);
-    return wide;
+    for (int64_t i = 0; i < size; i += LANES) store_part(wide + n * size + i, load_part(q + i, size - i), size - i);
+    return wide + n * size;
 }
 
 // The parts of one head of one sequence, added up in the first one.
@@ -252,8 +262,10 @@ void decode(const void* arguments, AnychipTeam team) {
     const int64_t decodes = w.counts[3], tasks = w.task_first[decodes], all = tasks * w.kv_heads;
     float wide[sizeof(Number) == sizeof(float) ? 1 : GROUP_MAX * ANYCHIP_HEAD_MAX];
     for (int64_t i = next_task(team); i < all; i = next_task(team)) {
-        const Task task(w, i, tasks), next(w, least(i + team.all, all - 1), tasks);  // most likely the next
-        const float* q = queries<Number>(w, task, wide);
+        if (w.task_order[i % tasks] < 0) continue;
+        const Task task(w, i, tasks), next(w, least(i + task.count * team.all, all - 1), tasks);  // most likely the next
+        const float* q[GROUP_MAX];
+        for (int64_t n = 0; n < task.count; ++n) q[n] = queries<Number>(w, task, n, wide);
         of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, task, next); });
     }
     barrier(team);

@@ -9,15 +9,29 @@ static inline int64_t tasks_of(const AnychipAttention& w, int64_t s) {
     return ceil_div(w.starts[s + 1] - w.starts[s], ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads));
 }
 
-// Chunk by chunk, so that sequences with a prefix in common read its pages one after another, while a cache holds them.
+// Whether two sequences see all of a chunk, in the same pages.
+static bool shares(const AnychipAttention& w, int64_t a, int64_t b, int64_t chunk) {
+    const int64_t first = chunk * CHUNK, end = first + CHUNK;
+    const auto sees = [&](int64_t s) { return w.lengths[s] >= end && first_seen(w, w.lengths[s] - 1) <= first; };
+    if (!sees(a) || !sees(b)) return false;
+    const int32_t *of_a = w.pages + a * w.pages_stride, *of_b = w.pages + b * w.pages_stride;
+    for (int64_t page = first / w.page_size; page * w.page_size < end; ++page)
+        if (of_a[page] != of_b[page]) return false;
+    return true;
+}
+
+// Chunk by chunk, so that sequences with a prefix in common stand side by side.
 static void order(const AnychipAttention& w) {
-    const int64_t decodes = w.counts[3];
-    int64_t most = 0;
-    for (int64_t s = 0; s < decodes; ++s) most = w.lengths[s] > most ? w.lengths[s] : most;
-    for (int64_t chunk = 0, n = 0; chunk * CHUNK < most; ++chunk)
-        for (int64_t s = 0; s < decodes; ++s) {
+    const int64_t decodes = w.counts[3], together = most_together(w);
+    int64_t longest = 0;
+    for (int64_t s = 0; s < decodes; ++s) longest = w.lengths[s] > longest ? w.lengths[s] : longest;
+    for (int64_t chunk = 0, n = 0; chunk * CHUNK < longest; ++chunk)
+        for (int64_t s = 0, before = -1, taken = 0; s < decodes; ++s) {
             const int64_t task = w.task_first[s] + chunk - first_seen(w, w.lengths[s] - 1) / CHUNK;
-            if (task >= w.task_first[s] && task < w.task_first[s + 1]) w.task_order[n++] = static_cast<int32_t>(task);
+            if (task < w.task_first[s] || task >= w.task_first[s + 1]) continue;
+            taken = before >= 0 && taken < together && shares(w, before, s, chunk) ? taken + 1 : 1;
+            w.task_order[n++] = static_cast<int32_t>(taken > 1 ? ~task : task);
+            before = s;
         }
 }
 
