@@ -99,10 +99,7 @@ class Session:
         asked = dict(self.work)
         if "single" in asked:
             asked = {comparisons.FIRST: [(prompt, 1) for prompt, _ in asked["single"]], **asked}
-        # A host's memory may be twice as fast as a minute ago.
-        read = machine.read(machine.BRIEFLY)
         found = engines.run(engine, self.pythons[engine], model, format, asked)
-        found["read_gb_s"] = max(read, machine.read(machine.BRIEFLY))
         self.results["runs"].append({"shape": shape, "pair": pair, "engine": engine, "format": format, **found})
         speed = ", ".join(f"{name} {w['tokens'] / w['seconds']:.1f}" for name, w in found["workloads"].items())
         print(f"{shape} {pair + 1}/{self.options.pairs} {engine} {format}: {speed} tokens/s", flush=True)

@@ -93,12 +93,3 @@ def ratio(runs: Sequence[Mapping[str, Any]], shape: str, comparison: Comparison,
         max(each),
         max(names, key=names.count),
     )
-
-
-def decode_seconds(run: Mapping[str, Any]) -> float | None:
-    """A token's, of `single`, after the first one."""
-    whole, first = run["workloads"].get("single"), run["workloads"].get(FIRST)
-    if not whole or not first:
-        return None
-    seconds: float = (whole["seconds"] - first["seconds"]) / (whole["tokens"] - 1)
-    return seconds

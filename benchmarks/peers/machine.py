@@ -19,8 +19,6 @@ LARGE = 512 << 20
 SIZE = 2048
 SECONDS = 2.0
 """Given to each figure; the best run counts."""
-BRIEFLY = 0.5
-"""Given to the read bandwidth beside each engine's run."""
 EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")
 
 
@@ -39,20 +37,21 @@ def describe() -> dict[str, Any]:
     }
 
 
-def read(seconds: float = SECONDS) -> float:
-    """GB/s: a sum over LARGE bytes, for so long."""
+def reader() -> Callable[[float], float]:
+    """What gives GB/s: the best sum over LARGE bytes in so many seconds."""
     import torch
 
     torch.set_num_threads(runner.threads())
-    return round(LARGE / _best(torch.ones(LARGE // 4).sum, seconds) / 1e9, 2)
+    large = torch.ones(LARGE // 4)
+    return lambda seconds: round(LARGE / _best(large.sum, seconds) / 1e9, 2)
 
 
 def measure() -> dict[str, Any]:
-    """read_gb_s: see `read`. gop_s: square products of SIZE in each format."""
+    """read_gb_s: see `reader`. gop_s: square products of SIZE in each format."""
     import torch
     from anychip_cpu import onednn
 
-    found = {"read_gb_s": read()}
+    found = {"read_gb_s": reader()(SECONDS)}
     a = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     half, whole = a.bfloat16(), (a * 16).to(torch.int8)
     products: dict[str, list[Callable[[], Any]]] = {

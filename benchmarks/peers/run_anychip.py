@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from peers import runner
+from peers import machine, runner
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -29,5 +30,28 @@ class Anychip:
         self._llm.reset_prefix_cache()
 
 
+ROUNDS = 12
+READ_S = 0.08
+
+
+def decoding(engine: runner.Engine, asked: Mapping[str, runner.Work]) -> dict[str, Any]:
+    """`decode`: of ROUNDS runs of `single`, seconds a token after the first one, and the read bandwidth in GB/s just
+    before and after the run, the better of the two: a host's memory may be twice as fast a second later."""
+    if "single" not in asked:
+        return {}
+    work = asked["single"]
+    first = [(prompt, 1) for prompt, _ in work]
+    steps = sum(count - 1 for _, count in work)
+    read = machine.reader()
+    found, before = [], read(READ_S)
+    for _ in range(ROUNDS):
+        prompt_s = runner.timed(engine, first)["seconds"]
+        seconds = (runner.timed(engine, work)["seconds"] - prompt_s) / steps
+        after = read(READ_S)
+        found.append([round(seconds, 6), max(before, after)])
+        before = after
+    return {"decode": found}
+
+
 if __name__ == "__main__":
-    runner.main(("torch", "anychip"), Anychip)
+    runner.main(("torch", "anychip"), Anychip, decoding)

@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,8 +51,13 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def main(modules: tuple[str, ...], load: Callable[[str, str], Engine]) -> None:
-    """modules: what the engine imports, timed apart from its loading. load: (model, format) -> engine."""
+def main(
+    modules: tuple[str, ...],
+    load: Callable[[str, str], Engine],
+    more: Callable[[Engine, Mapping[str, Work]], dict[str, Any]] | None = None,
+) -> None:
+    """modules: what the engine imports, timed apart from its loading. load: (model, format) -> engine. more: what else
+    is found after the workloads."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("format")
@@ -70,9 +75,12 @@ def main(modules: tuple[str, ...], load: Callable[[str, str], Engine]) -> None:
         "workloads": {},
     }
     engine.generate(WARM_UP)
-    for name, work in json.loads(options.work.read_text()).items():
+    asked = json.loads(options.work.read_text())
+    for name, work in asked.items():
         found["workloads"][name] = timed(engine, work)
-        options.out.write_text(json.dumps(found))
+    if more is not None:
+        found |= more(engine, asked)
+    options.out.write_text(json.dumps(found))
 
 
 def timed(engine: Engine, work: Work) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def _head(results: Results) -> Iterator[str]:
     yield f"`{results['command']}`"
     yield ""
     yield f"- {machine['processor']}, {machine['cores']} cores ({', '.join(machine['extensions'])})."
-    beside = [run["read_gb_s"] for run in results["runs"]]
+    beside = _reads(results)
     spread = f", {min(beside):.1f} to {max(beside):.1f} beside the runs" if beside else ""
     yield f"- It reads {_read(results):.1f} GB/s at most (a sum over 512 MiB{spread})."
     yield f"- GOP/s at most (2048 x 2048 x 2048 with torch, packed or not): {peaks}."
@@ -45,7 +45,12 @@ def _head(results: Results) -> Iterator[str]:
 
 def _read(results: Results) -> float:
     """GB/s: the best of all measurements."""
-    return max([results["measured"]["read_gb_s"], *(run["read_gb_s"] for run in results["runs"])])
+    return max([results["measured"]["read_gb_s"], *_reads(results)])
+
+
+def _reads(results: Results) -> list[float]:
+    """GB/s, beside what is decoded."""
+    return [read for run in results["runs"] for _, read in run.get("decode", ())]
 
 
 def _ratios(results: Results) -> Iterator[str]:
@@ -87,7 +92,7 @@ def _limits(results: Results, work: Mapping[str, runner.Work]) -> Iterator[str]:
                     least = limits.limit(shape, work[workload], format, machine)
                     lines.append(_limit(name, workload, format, least, median(took)))
             size = limits.weight_bytes(shape, format) / 1e9
-            speeds = [(size / s, run["read_gb_s"]) for run in runs if (s := comparisons.decode_seconds(run))]
+            speeds = [(size / seconds, read) for run in runs for seconds, read in run.get("decode", ())]
             if speeds:
                 decoding.append(_decode(name, format, speeds))
     yield "## What the machine allows"
@@ -100,7 +105,8 @@ def _limits(results: Results, work: Mapping[str, runner.Work]) -> Iterator[str]:
     if decoding:
         yield ""
         yield "One request after its first token (`single`): weights read per second, and the read bandwidth measured"
-        yield "just before and after the run, the better of the two. Medians; the share is the median of the runs'."
+        yield "just before and after it in the same process, the better of the two. Medians over all rounds; the share"
+        yield "is the median of the rounds'."
         yield ""
         yield from rows(("shape", "anychip", "GB/s", "read bandwidth", "share", "goal"), decoding)
 
@@ -111,7 +117,7 @@ def _limit(shape: str, workload: str, format: str, least: limits.Limit, took: fl
 
 
 def _decode(shape: str, format: str, speeds: Sequence[tuple[float, float]]) -> list[str]:
-    """speeds: of each run, and of the machine beside it, in GB/s."""
+    """speeds: of each round, and of the machine beside it, in GB/s."""
     share = median(speed / read for speed, read in speeds)
     goal = f"{DECODE_GOAL:.0%}, {'met' if share >= DECODE_GOAL else 'missed'}" if format == "int8" else ""
     return [shape, format, *(f"{median(column):.1f}" for column in zip(*speeds, strict=True)), f"{share:.0%}", goal]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from peers import engines, machine, runner, venvs
+from peers import engines, machine, run_anychip, runner, venvs
 from peers.engines import Engine
 from peers.machine import Times
 
@@ -127,3 +127,18 @@ def test_the_better_of_two_measurements_counts():
 def test_this_machine_has_a_name():
     assert machine.describe()["processor"]
     assert json.dumps(machine.describe())
+
+
+class Willing(Forgetful):
+    def generate(self, work):
+        return [[7] * count for _, count in work]
+
+
+def test_decoding_stands_between_two_readings(monkeypatch):
+    readings = iter(range(40, 40 + run_anychip.ROUNDS + 1))
+    monkeypatch.setattr(machine, "reader", lambda: lambda seconds: next(readings))
+    engine = Willing([])
+    found = run_anychip.decoding(engine, {"single": [([5, 6], 4)], "batch": []})["decode"]
+    assert [read for _, read in found] == list(range(41, 41 + run_anychip.ROUNDS))
+    assert len(found) == run_anychip.ROUNDS
+    assert run_anychip.decoding(engine, {"batch": []}) == {}
