@@ -119,11 +119,11 @@ static void score_heads(int64_t heads, const float* q, const Rows<Kept>& rows, c
 
 // out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each. `ahead` may be null.
 template <typename Kept, int GROUP, int VECS>
-static void add_rows(float* out, int64_t out_stride, const float* p, int64_t count, const Kept* rows, const Kept* ahead,
-                     int64_t size, int64_t at) {
+static void add_rows(float* const* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead, int64_t size,
+                     int64_t at) {
     Vec total[GROUP][VECS];
     for (int g = 0; g < GROUP; ++g)
-        for (int v = 0; v < VECS; ++v) total[g][v] = load(out + g * out_stride + at + v * LANES);
+        for (int v = 0; v < VECS; ++v) total[g][v] = load(out[g] + at + v * LANES);
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < VECS; ++v) {
             if (ahead && v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead + j * size + at + v * LANES);
@@ -131,38 +131,40 @@ static void add_rows(float* out, int64_t out_stride, const float* p, int64_t cou
             for (int g = 0; g < GROUP; ++g) total[g][v] += fill(p[g * CHUNK + j]) * row;
         }
     for (int g = 0; g < GROUP; ++g)
-        for (int v = 0; v < VECS; ++v) store(out + g * out_stride + at + v * LANES, total[g][v]);
+        for (int v = 0; v < VECS; ++v) store(out[g] + at + v * LANES, total[g][v]);
 }
 
 template <typename Kept, int VECS>
-static void add_heads(int64_t heads, float* out, int64_t out_stride, const float* p, int64_t count, const Kept* rows,
-                      const Kept* ahead, int64_t size, int64_t at) {
+static void add_heads(int64_t heads, float* const* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead,
+                      int64_t size, int64_t at) {
     switch (heads) {
-        case 1: return add_rows<Kept, 1, VECS>(out, out_stride, p, count, rows, ahead, size, at);
-        case 2: return add_rows<Kept, 2, VECS>(out, out_stride, p, count, rows, ahead, size, at);
-        case 3: return add_rows<Kept, 3, VECS>(out, out_stride, p, count, rows, ahead, size, at);
-        default: return add_rows<Kept, 4, VECS>(out, out_stride, p, count, rows, ahead, size, at);
+        case 1: return add_rows<Kept, 1, VECS>(out, p, count, rows, ahead, size, at);
+        case 2: return add_rows<Kept, 2, VECS>(out, p, count, rows, ahead, size, at);
+        case 3: return add_rows<Kept, 3, VECS>(out, p, count, rows, ahead, size, at);
+        default: return add_rows<Kept, 4, VECS>(out, p, count, rows, ahead, size, at);
     }
 }
 
-// p: [group, CHUNK] of LANES places, `count` of them real; with whole numbers it is multiplied by their scales.
+// p: [heads, CHUNK] of LANES places, `count` of them real; with whole numbers it is multiplied by their scales. out: a
+// pointer for each of the heads.
 template <typename Kept>
-static void add_values(float* out, int64_t out_stride, float* p, int64_t group, int64_t count, const Rows<Kept>& rows,
-                       const Kept* ahead, int64_t size) {
+static void add_values(float* const* out, float* p, int64_t heads, int64_t count, const Rows<Kept>& rows, const Kept* ahead,
+                       int64_t size) {
     const int64_t whole = size / LANES * LANES;
     if constexpr (SCALED<Kept>)
-        for (int64_t g = 0; g < group; ++g) store(p + g * CHUNK, load(p + g * CHUNK) * load(rows.scales));
-    for (int64_t g = 0; g < group; g += 4) {
-        const int64_t heads = least(4, group - g);
-        float *to = out + g * out_stride, *shares = p + g * CHUNK;
+        for (int64_t h = 0; h < heads; ++h) store(p + h * CHUNK, load(p + h * CHUNK) * load(rows.scales));
+    for (int64_t h = 0; h < heads; h += 4) {
+        const int64_t some = least(4, heads - h);
+        const Kept* next = h == 0 ? ahead : nullptr;
+        const float* shares = p + h * CHUNK;
         int64_t i = 0;
         for (; i + 4 * LANES <= whole; i += 4 * LANES)
-            add_heads<Kept, 4>(heads, to, out_stride, shares, count, rows.at, ahead, size, i);
-        for (; i < whole; i += LANES) add_heads<Kept, 1>(heads, to, out_stride, shares, count, rows.at, ahead, size, i);
+            add_heads<Kept, 4>(some, out + h, shares, count, rows.at, next, size, i);
+        for (; i < whole; i += LANES) add_heads<Kept, 1>(some, out + h, shares, count, rows.at, next, size, i);
     }
-    for (int64_t g = 0; g < group; ++g)
+    for (int64_t h = 0; h < heads; ++h)
         for (int64_t j = 0; j < count; ++j)
-            for (int64_t i = whole; i < size; ++i) out[g * out_stride + i] += p[g * CHUNK + j] * widened(rows.at[j * size + i]);
+            for (int64_t i = whole; i < size; ++i) out[h][i] += p[h * CHUNK + j] * widened(rows.at[j * size + i]);
 }
 
 // out += p * v
@@ -193,47 +195,43 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
     *total = sum(sums);
 }
 
-// The tasks with their q: [group, head_dim] each. While the first reads its keys it fetches its values, and then the keys
-// of those that this thread takes next; the others find both in the first-level cache.
+// The tasks' heads, one after another, with their q: [heads, head_dim]. While the first ones read the keys they fetch
+// the values, and then the keys of the tasks that this thread takes next; the others find both in the first-level cache.
 template <typename Kept>
-static void attend(const AnychipAttention& w, const float* const* q, const Task& task, const Task& next) {
-    const int64_t group = w.heads / w.kv_heads, count = task.end - task.first;
+static void attend(const AnychipAttention& w, const float* q, const Task& task, const Task& next) {
+    const int64_t group = w.heads / w.kv_heads, heads = task.count * group, count = task.end - task.first;
     const Kept *keys = static_cast<const Kept*>(w.keys), *values = static_cast<const Kept*>(w.values);
-    float scores[GROUP_MAX][CHUNK], *parts[GROUP_MAX];
+    float scores[GROUP_MAX][CHUNK], *out[GROUP_MAX];
     for (int64_t j = 0; j < count; j += LANES) {
         const Rows<Kept> rows(w, task, task.first + j, keys, w.key_scales, w.head_dim);
         const Kept* ahead = values + task.spot(w, task.first + j).row * w.v_dim;
-        for (int64_t n = 0; n < task.count; ++n)
-            for (int64_t g = 0; g < group; g += 4) {
-                const auto some = n + g == 0 ? score_heads<Kept, true> : score_heads<Kept, false>;
-                some(least(4, group - g), q[n] + g * w.head_dim, rows, ahead, w.head_dim, scores[n * group + g] + j);
-            }
-    }
-    for (int64_t n = 0; n < task.count; ++n) {
-        parts[n] = static_cast<float*>(w.scratch) + (task.part(n) * w.heads + task.head * group) * (w.v_dim + 2);
-        for (int64_t g = 0; g < group; ++g) {
-            float* out = parts[n] + g * (w.v_dim + 2);
-            soften(w, scores[n * group + g], count, out + w.v_dim, out + w.v_dim + 1);
-            for (int64_t d = 0; d < w.v_dim; ++d) out[d] = 0;
+        for (int64_t h = 0; h < heads; h += 4) {
+            const auto some = h == 0 ? score_heads<Kept, true> : score_heads<Kept, false>;
+            some(least(4, heads - h), q + h * w.head_dim, rows, ahead, w.head_dim, scores[h] + j);
         }
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+        const int64_t place = task.part(h / group) * w.heads + task.head * group + h % group;
+        out[h] = static_cast<float*>(w.scratch) + place * (w.v_dim + 2);
+        soften(w, scores[h], count, out[h] + w.v_dim, out[h] + w.v_dim + 1);
+        for (int64_t d = 0; d < w.v_dim; ++d) out[h][d] = 0;
     }
     for (int64_t j = 0; j < count; j += LANES) {
         const Rows<Kept> rows(w, task, task.first + j, values, w.value_scales, w.v_dim);
         const Kept* ahead = keys + next.spot(w, least(next.first + j, next.end - 1)).row * w.head_dim;
-        for (int64_t n = 0; n < task.count; ++n)
-            add_values(parts[n], w.v_dim + 2, scores[n * group] + j, group, least(LANES, count - j), rows,
-                       n == 0 ? ahead : nullptr, w.v_dim);
+        add_values(out, scores[0] + j, heads, least(LANES, count - j), rows, ahead, w.v_dim);
     }
 }
 
-// The queries of the n-th task as floats, in `wide` where they are none.
+// The queries of the tasks as floats -> q: [heads, head_dim].
 template <typename Number>
-static const float* queries(const AnychipAttention& w, const Task& task, int64_t n, float* wide) {
-    const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim, s = w.task_sequence[task.part(n)];
-    const Number* q = static_cast<const Number*>(w.q) + (w.starts[s] * w.heads + task.head * group) * w.head_dim;
-    if constexpr (sizeof(Number) == sizeof(float)) return reinterpret_cast<const float*>(q);
-    for (int64_t i = 0; i < size; i += LANES) store_part(wide + n * size + i, load_part(q + i, size - i), size - i);
-    return wide + n * size;
+static void take_queries(const AnychipAttention& w, const Task& task, float* q) {
+    const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim;
+    for (int64_t n = 0; n < task.count; ++n, q += size) {
+        const int64_t token = w.starts[w.task_sequence[task.part(n)]];
+        const Number* from = static_cast<const Number*>(w.q) + (token * w.heads + task.head * group) * w.head_dim;
+        for (int64_t i = 0; i < size; i += LANES) store_part(q + i, load_part(from + i, size - i), size - i);
+    }
 }
 
 // The parts of one head of one sequence, added up in the first one.
@@ -260,12 +258,12 @@ template <typename Number>
 void decode(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
     const int64_t decodes = w.counts[3], tasks = w.task_first[decodes], all = tasks * w.kv_heads;
-    float wide[sizeof(Number) == sizeof(float) ? 1 : GROUP_MAX * ANYCHIP_HEAD_MAX];
+    float q[GROUP_MAX * ANYCHIP_HEAD_MAX];
     for (int64_t i = next_task(team); i < all; i = next_task(team)) {
         if (w.task_order[i % tasks] < 0) continue;
-        const Task task(w, i, tasks), next(w, least(i + task.count * team.all, all - 1), tasks);  // most likely the next
-        const float* q[GROUP_MAX];
-        for (int64_t n = 0; n < task.count; ++n) q[n] = queries<Number>(w, task, n, wide);
+        // `next`: most likely.
+        const Task task(w, i, tasks), next(w, least(i + task.count * team.all, all - 1), tasks);
+        take_queries<Number>(w, task, q);
         of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, task, next); });
     }
     barrier(team);

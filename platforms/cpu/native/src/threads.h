@@ -73,7 +73,7 @@ static inline void share(int64_t count, AnychipTeam team, const Body& body) {
 
 // The team, or its first thread alone where there are too few elements for more.
 static inline AnychipTeam worth(int64_t elements, AnychipTeam team) {
-    constexpr int64_t ALONE = 16384;
+    constexpr int64_t ALONE = 8192;
     return {team.me, elements < ALONE ? 1 : team.all, team.meeting, nullptr};
 }
 
