@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"anychip: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("anychip: interrupted", file=sys.stderr)
+        print("\nanychip: interrupted", file=sys.stderr)  # behind the text that was being written
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader left; say nothing more
