@@ -60,7 +60,7 @@ def measure() -> dict[str, Any]:
         "int8": [lambda: torch._int_mm(whole, whole)],
     }
     if onednn.can_pack(torch.float32):
-        # MKL, which serves the plain product, leaves half of some processors' vectors unused.
+        # The plain product is MKL's, which reaches less than half of some processors' peak.
         packed = onednn.packed(a)
         products["float32"].append(lambda: onednn.product(a, packed, None))
     peaks = {name: 2 * SIZE**3 / min(map(_best, ways)) / 1e9 for name, ways in products.items()}
