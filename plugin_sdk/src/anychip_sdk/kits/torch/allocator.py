@@ -24,6 +24,10 @@ TOUCHED = 256 << 20
 """Bytes of a cache on the host, its first pages, that are written when it is made: else the first requests would wait
 while the machine finds memory for them. The rest takes none until it is used."""
 
+ALIGNED = 2 << 20
+"""Bytes; where a cache on the host begins, is a multiple of it. That is a huge page, of which numpy asks for large
+arrays, and the first pages of a cache are used most. A vector that crosses a cache line costs two loads."""
+
 
 class TorchAllocator(Allocator):
     extends = ("default_page_size",)
@@ -93,6 +97,8 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, tou
     `touched` bytes are."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    memory = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + ALIGNED, np.uint8)
+    memory = memory[-memory.ctypes.data % ALIGNED :][:size]
     memory[:touched] = 0
     return torch.from_numpy(memory).view(dtype).view(shape)
