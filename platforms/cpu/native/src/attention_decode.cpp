@@ -117,13 +117,14 @@ static void score_heads(int64_t heads, const float* q, const Rows<Kept>& rows, c
     }
 }
 
-// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each. `ahead` may be null.
+// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each from `at` on. `ahead` may be
+// null.
 template <typename Kept, int GROUP, int VECS>
-static void add_rows(float* const* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead, int64_t size,
+static void add_rows(float* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead, int64_t size,
                      int64_t at) {
     Vec total[GROUP][VECS];
     for (int g = 0; g < GROUP; ++g)
-        for (int v = 0; v < VECS; ++v) total[g][v] = load(out[g] + at + v * LANES);
+        for (int v = 0; v < VECS; ++v) total[g][v] = load(out + g * size + at + v * LANES);
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < VECS; ++v) {
             if (ahead && v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead + j * size + at + v * LANES);
@@ -131,11 +132,11 @@ static void add_rows(float* const* out, const float* p, int64_t count, const Kep
             for (int g = 0; g < GROUP; ++g) total[g][v] += fill(p[g * CHUNK + j]) * row;
         }
     for (int g = 0; g < GROUP; ++g)
-        for (int v = 0; v < VECS; ++v) store(out[g] + at + v * LANES, total[g][v]);
+        for (int v = 0; v < VECS; ++v) store(out + g * size + at + v * LANES, total[g][v]);
 }
 
 template <typename Kept, int VECS>
-static void add_heads(int64_t heads, float* const* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead,
+static void add_heads(int64_t heads, float* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead,
                       int64_t size, int64_t at) {
     switch (heads) {
         case 1: return add_rows<Kept, 1, VECS>(out, p, count, rows, ahead, size, at);
@@ -145,10 +146,10 @@ static void add_heads(int64_t heads, float* const* out, const float* p, int64_t 
     }
 }
 
-// p: [heads, CHUNK] of LANES places, `count` of them real; with whole numbers it is multiplied by their scales. out: a
-// pointer for each of the heads.
+// p: [heads, CHUNK] of LANES places, `count` of them real; with whole numbers it is multiplied by their scales.
+// out: [heads, size].
 template <typename Kept>
-static void add_values(float* const* out, float* p, int64_t heads, int64_t count, const Rows<Kept>& rows, const Kept* ahead,
+static void add_values(float* out, float* p, int64_t heads, int64_t count, const Rows<Kept>& rows, const Kept* ahead,
                        int64_t size) {
     const int64_t whole = size / LANES * LANES;
     if constexpr (SCALED<Kept>)
@@ -159,12 +160,12 @@ static void add_values(float* const* out, float* p, int64_t heads, int64_t count
         const float* shares = p + h * CHUNK;
         int64_t i = 0;
         for (; i + 4 * LANES <= whole; i += 4 * LANES)
-            add_heads<Kept, 4>(some, out + h, shares, count, rows.at, next, size, i);
-        for (; i < whole; i += LANES) add_heads<Kept, 1>(some, out + h, shares, count, rows.at, next, size, i);
+            add_heads<Kept, 4>(some, out + h * size, shares, count, rows.at, next, size, i);
+        for (; i < whole; i += LANES) add_heads<Kept, 1>(some, out + h * size, shares, count, rows.at, next, size, i);
     }
     for (int64_t h = 0; h < heads; ++h)
         for (int64_t j = 0; j < count; ++j)
-            for (int64_t i = whole; i < size; ++i) out[h][i] += p[h * CHUNK + j] * widened(rows.at[j * size + i]);
+            for (int64_t i = whole; i < size; ++i) out[h * size + i] += p[h * CHUNK + j] * widened(rows.at[j * size + i]);
 }
 
 // out += p * v
@@ -201,7 +202,9 @@ template <typename Kept>
 static void attend(const AnychipAttention& w, const float* q, const Task& task, const Task& next) {
     const int64_t group = w.heads / w.kv_heads, heads = task.count * group, count = task.end - task.first;
     const Kept *keys = static_cast<const Kept*>(w.keys), *values = static_cast<const Kept*>(w.values);
-    float scores[GROUP_MAX][CHUNK], *out[GROUP_MAX];
+    // Sums lie here until they are whole: this memory is in the cache, and rows of the scratch begin anywhere.
+    alignas(64) float scores[GROUP_MAX][CHUNK], sums[GROUP_MAX * ANYCHIP_HEAD_MAX];
+    float tops[GROUP_MAX], totals[GROUP_MAX];
     for (int64_t j = 0; j < count; j += LANES) {
         const Rows<Kept> rows(w, task, task.first + j, keys, w.key_scales, w.head_dim);
         const Kept* ahead = values + task.spot(w, task.first + j).row * w.v_dim;
@@ -210,16 +213,18 @@ static void attend(const AnychipAttention& w, const float* q, const Task& task, 
             some(least(4, heads - h), q + h * w.head_dim, rows, ahead, w.head_dim, scores[h] + j);
         }
     }
-    for (int64_t h = 0; h < heads; ++h) {
-        const int64_t place = task.part(h / group) * w.heads + task.head * group + h % group;
-        out[h] = static_cast<float*>(w.scratch) + place * (w.v_dim + 2);
-        soften(w, scores[h], count, out[h] + w.v_dim, out[h] + w.v_dim + 1);
-        for (int64_t d = 0; d < w.v_dim; ++d) out[h][d] = 0;
-    }
+    for (int64_t h = 0; h < heads; ++h) soften(w, scores[h], count, tops + h, totals + h);
+    for (int64_t i = 0; i < heads * w.v_dim; ++i) sums[i] = 0;
     for (int64_t j = 0; j < count; j += LANES) {
         const Rows<Kept> rows(w, task, task.first + j, values, w.value_scales, w.v_dim);
         const Kept* ahead = keys + next.spot(w, least(next.first + j, next.end - 1)).row * w.head_dim;
-        add_values(out, scores[0] + j, heads, least(LANES, count - j), rows, ahead, w.v_dim);
+        add_values(sums, scores[0] + j, heads, least(LANES, count - j), rows, ahead, w.v_dim);
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+        const int64_t place = task.part(h / group) * w.heads + task.head * group + h % group;
+        float* to = static_cast<float*>(w.scratch) + place * (w.v_dim + 2);
+        __builtin_memcpy(to, sums + h * w.v_dim, 4 * static_cast<uint64_t>(w.v_dim));
+        to[w.v_dim] = tops[h], to[w.v_dim + 1] = totals[h];
     }
 }
 
@@ -258,7 +263,7 @@ template <typename Number>
 void decode(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
     const int64_t decodes = w.counts[3], tasks = w.task_first[decodes], all = tasks * w.kv_heads;
-    float q[GROUP_MAX * ANYCHIP_HEAD_MAX];
+    alignas(64) float q[GROUP_MAX * ANYCHIP_HEAD_MAX];
     for (int64_t i = next_task(team); i < all; i = next_task(team)) {
         if (w.task_order[i % tasks] < 0) continue;
         // `next`: most likely.
