@@ -96,6 +96,25 @@ static inline void by_groups(const AnychipLinear& w, int64_t panels, AnychipTeam
     }
 }
 
+// Many rows: threads take runs of (block of rows, panel) as they get to them, ever shorter ones, so that one that is
+// kept waiting, or whose core is slower, holds nobody up (Polychronopoulos and Kuck, "Guided Self-Scheduling", 1987).
+template <int64_t TILE_OF, typename Number, typename Product>
+static inline void by_runs(const AnychipLinear& w, int64_t rows, int64_t panels, AnychipTeam team,
+                           const Product& product) {
+    const int64_t all = ceil_div(rows, BLOCK) * panels;
+    int64_t mine = next_task(team);
+    for (int64_t run = 0, first = 0, end; first < all; ++run, first = end) {
+        end = first + ceil_div(all - first, 2 * team.all);
+        if (run != mine) continue;
+        for (int64_t at = first; at < end;) {
+            const int64_t row = at / panels * BLOCK, from = at % panels, to = least(panels, from + end - at);
+            walk<TILE_OF, Number>(w, {row, least(rows, row + BLOCK), from, to, 0}, product);
+            at += to - from;
+        }
+        mine = next_task(team);
+    }
+}
+
 // Calls product(row, count, place, column, y, y_stride) until every row has met every panel of its weight: for `count`
 // rows, at most TILE_OF, from `row` on, the panel that is the place-th of all that are packed and whose first output is
 // `column`, and where the results go. Few rows: each thread reads its own part of the weight, once.
@@ -105,6 +124,8 @@ static inline void by_panels(const AnychipLinear& w, AnychipTeam team, const Pro
     const int64_t panels = w.activation ? w.outputs / 2 / WIDTH : ceil_div(w.outputs, WIDTH);
     if (w.starts)
         by_groups<TILE_OF, Number>(w, panels, team, product);
+    else if (rows > BLOCK)
+        by_runs<TILE_OF, Number>(w, rows, panels, team, product);
     else if (panels >= 4 * team.all || panels >= tiles)
         share(panels, team, [&](int64_t from, int64_t to) {
             walk<TILE_OF, Number>(w, {0, rows, from, to, 0}, product);
