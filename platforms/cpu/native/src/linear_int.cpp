@@ -26,7 +26,7 @@ static inline Inputs inputs_of(void* scratch, int64_t rows, int64_t inputs, int6
     char* from = static_cast<char*>(scratch) + place * rows * (8 * groups + row_bytes(inputs));
     float* scales = reinterpret_cast<float*>(from);
     int32_t* starts = reinterpret_cast<int32_t*>(from) + rows * groups;
-    return {scales, starts, reinterpret_cast<int8_t*>(starts + rows * groups), row_bytes(inputs), groups, step};
+    return {scales, starts, reinterpret_cast<int8_t*>(starts + rows * groups), row_bytes(inputs), rows, groups, step};
 }
 
 // One group of a row: `count` numbers, with zeros up to a multiple of STEP. What is not finite makes the scale NaN, and
@@ -59,40 +59,53 @@ static void quantize_rows(const Number* x, int64_t x_stride, int64_t rows, int64
     share(rows, worth(rows * inputs, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r)
             for (int64_t g = 0; g < to.groups; ++g) {
-                const int64_t i = g * to.step, at = r * to.groups + g;
+                const int64_t i = g * to.step, at = to.place(r, g);
                 quantize(x + r * x_stride + i, least(to.step, inputs - i), shift, to.scales + at, to.starts + at,
                          to.bytes + r * to.stride + i);
             }
     });
 }
 
-// Adds the products of inputs first..end of ROWS rows to `whole`, reading the panel from w on -> where it goes on.
-template <int BITS, int ROWS>
-static inline __attribute__((always_inline)) const uint8_t* add_products(Ints (&whole)[ROWS][VECTORS], const int8_t* x,
-                                                                         int64_t x_stride, const uint8_t* w,
-                                                                         int64_t first, int64_t end) {
-    const auto add = [&](const WeightBytes(&four)[VECTORS], int64_t i) {
+// Adds the products of group g of ROWS rows and one panel to `sums`. A function of its own, and sums in memory, so that
+// the registers are the products' alone.
+template <int BITS, bool GROUPED, int ROWS>
+static __attribute__((noinline)) void add_products(Vec (*sums)[VECTORS], const Inputs& x, int64_t row, const Panel& panel,
+                                                   int64_t g) {
+    const int64_t first = g * x.step, place = x.place(row, g);
+    const int8_t* from = x.bytes + row * x.stride + first;
+    const int8_t* const end = from + least(panel.inputs - first, x.step);
+    const uint8_t* w = panel.bytes + first * BITS / 8 * WIDTH;
+    Ints whole[ROWS][VECTORS];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) whole[r][v] = fill(x.starts[place + r]);
+    const auto add = [&](const WeightBytes(&four)[VECTORS], const int8_t* at) {
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
             int32_t word;
-            __builtin_memcpy(&word, x + r * x_stride + i, sizeof word);
+            __builtin_memcpy(&word, at + r * x.stride, sizeof word);
             const InputBytes input = input_bytes(word);
             for (int v = 0; v < VECTORS; ++v) whole[r][v] = dot(whole[r][v], four[v], input);
         }
     };
-    for (int64_t i = first; i < end; i += 32 / BITS, w += WIDTH * 4) {
+    for (; from < end; from += 32 / BITS, w += WIDTH * 4) {
         fetch_ahead<ROWS, WIDTH * 4, FAR>(w);
         if (ROWS > FEW) __builtin_prefetch(w + NEAR), __builtin_prefetch(w + NEAR + 64);
         Bits words[VECTORS];
         WeightBytes four[VECTORS];
         for (int v = 0; v < VECTORS; ++v) words[v] = *reinterpret_cast<const LooseBits*>(w + v * LANES * 4);
         for (int v = 0; v < VECTORS; ++v) four[v] = weight_bytes(BITS == 8 ? words[v] ^ FLIP : words[v] & 0x0f0f0f0fu);
-        add(four, i);
+        add(four, from);
         if (BITS == 8) continue;
         for (int v = 0; v < VECTORS; ++v) four[v] = weight_bytes(words[v] >> 4 & 0x0f0f0f0fu);
-        add(four, i + 4);
+        add(four, from + 4);
     }
-    return w;
+    Vec scale[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) scale[v] = group_scale<GROUPED>(panel, g, v);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v)
+            sums[r][v] = add_group<GROUPED>(sums[r][v], whole[r][v], x.scales[place + r], scale[v]);
 }
 
 // Asks for the lines of y that a tile will write: each row's is another page, and stores wait for them one by one.
@@ -108,28 +121,10 @@ static inline void fetch_results(Kind kind, void* y, int64_t at, int64_t y_strid
 // ROWS rows of x by one panel.
 template <int BITS, bool GROUPED, int ROWS>
 static void tile(const Inputs& x, int64_t row, const Panel& panel, void* y, int64_t at, int64_t y_stride) {
-    const uint8_t* w = panel.bytes;
-    Vec sum[ROWS][VECTORS] = {};
+    Vec sums[ROWS][VECTORS] = {};
     if (ROWS > FEW) fetch_results<ROWS>(panel.kind, y, at, y_stride);
-    for (int64_t g = 0; g < x.groups; ++g) {
-        Ints whole[ROWS][VECTORS];
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < VECTORS; ++v) whole[r][v] = fill(x.starts[(row + r) * x.groups + g]);
-        w = add_products<BITS>(whole, x.bytes + row * x.stride, x.stride, w, g * x.step,
-                               least(panel.inputs, (g + 1) * x.step));
-        Vec scale[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) scale[v] = group_scale<GROUPED>(panel, g, v);
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < VECTORS; ++v)
-                sum[r][v] = add_group<GROUPED>(sum[r][v], whole[r][v], x.scales[(row + r) * x.groups + g], scale[v]);
-    }
-    for (int v = 0; v < VECTORS && panel.count > v * LANES; ++v) {
-        const Finish finish(panel, v, GROUPED);
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r) finish.store(y, at + r * y_stride, sum[r][v]);
-    }
+    for (int64_t g = 0; g < x.groups; ++g) add_products<BITS, GROUPED, ROWS>(sums, x, row, panel, g);
+    finish(panel, GROUPED, sums, ROWS, y, at, y_stride);
 }
 
 typedef void (*Tile)(const Inputs&, int64_t, const Panel&, void*, int64_t, int64_t);

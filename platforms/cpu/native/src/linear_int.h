@@ -94,12 +94,13 @@ constexpr int64_t STEP = 8;           // inputs that rows and groups are whole m
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, in the low bits
 constexpr float TINY = 1e-35f;               // less than this is zero: its inverse would not be finite
 
-// Rows of x as whole numbers. `scales`, `starts`: [rows, groups]; `bytes`: [rows, row_bytes].
+// Rows of x as whole numbers. `scales`, `starts`: [groups, rows]; `bytes`: [rows, stride].
 struct Inputs {
     float* scales;
     int32_t* starts;
     int8_t* bytes;
-    int64_t stride, groups, step;
+    int64_t stride, rows, groups, step;
+    int64_t place(int64_t row, int64_t g) const { return g * rows + row; }
 };
 
 // Tiles are large, so the kind of y is looked at when they run.
@@ -145,19 +146,16 @@ static inline Vec add_group(Vec sum, Ints whole, float factor, Vec scale) {
     return sum + part * (GROUPED ? factor * scale : fill(factor));
 }
 
-// What is left to do for the v-th vector of a panel's outputs.
-struct Finish {
-    const Panel& panel;
-    int64_t first, count;
-    Vec scale, bias;
-
-    Finish(const Panel& of, int v, bool grouped) : panel(of), first(v * LANES), count(of.count - first) {
-        scale = grouped ? fill(1.0f) : scale_vector(of.scales + first);
-        bias = of.bias ? load_part(of.bias + first, count) : Vec{};
+// What is left to do for `rows` rows of a panel's outputs, whose sums these are.
+static inline void finish(const Panel& panel, bool grouped, const Vec (*sums)[VECTORS], int64_t rows, void* y, int64_t at,
+                          int64_t y_stride) {
+    for (int v = 0; v < VECTORS && panel.count > v * LANES; ++v) {
+        const int64_t first = v * LANES, count = panel.count - first;
+        const Vec scale = grouped ? fill(1.0f) : scale_vector(panel.scales + first);
+        const Vec bias = panel.bias ? load_part(panel.bias + first, count) : Vec{};
+        for (int64_t r = 0; r < rows; ++r)
+            store_as(panel.kind, y, at + r * y_stride + first, settled(sums[r][v] * scale + bias), count);
     }
-    void store(void* y, int64_t at, Vec sum) const {
-        store_as(panel.kind, y, at + first, settled(sum * scale + bias), count);
-    }
-};
+}
 
 }  // namespace ANYCHIP_ISA

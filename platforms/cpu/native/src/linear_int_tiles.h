@@ -64,14 +64,11 @@ static inline void tiled(const Inputs& x, int64_t row, int64_t rows, const Panel
                 Ints part;
                 __builtin_memcpy(&part, whole + r * WIDTH + v * LANES, sizeof part);
                 // Without sign, since what is made of NaN may wrap.
-                part = (Ints)((Bits)part + (Bits)fill(x.starts[(row + r) * x.groups + g]));
-                sum[r][v] = add_group<GROUPED>(sum[r][v], part, x.scales[(row + r) * x.groups + g], scale[v]);
+                part = (Ints)((Bits)part + (Bits)fill(x.starts[x.place(row + r, g)]));
+                sum[r][v] = add_group<GROUPED>(sum[r][v], part, x.scales[x.place(row + r, g)], scale[v]);
             }
     }
-    for (int v = 0; v < VECTORS && panel.count > v * LANES; ++v) {
-        const Finish finish(panel, v, GROUPED);
-        for (int64_t r = 0; r < rows; ++r) finish.store(y, at + r * y_stride, sum[r][v]);
-    }
+    finish(panel, GROUPED, sum, rows, y, at, y_stride);
 }
 
 }  // namespace ANYCHIP_ISA
