@@ -27,10 +27,10 @@ static inline void transpose(Vec rows[LANES]) {
     }
 }
 
-// c = a b, or c += a b, for ROWS rows of a: [., depth] and one panel of b: [depth, WIDTH].
+// c = a b, or c = keep c + a b, for ROWS rows of a: [., depth] and one panel of b: [depth, WIDTH]. keep: [ROWS] or null.
 template <int ROWS>
 static void multiply(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth, float* c,
-                     int64_t c_stride, bool add) {
+                     int64_t c_stride, const float* keep) {
     Vec total[ROWS][VECTORS] = {};
     for (int64_t i = 0; i < depth; ++i) {
         Vec row[VECTORS];
@@ -43,11 +43,11 @@ static void multiply(const float* a, int64_t a_stride, const float* b, int64_t b
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) {
             float* at = c + r * c_stride + v * LANES;
-            store(at, add ? load(at) + total[r][v] : total[r][v]);
+            store(at, keep ? keep[r] * load(at) + total[r][v] : total[r][v]);
         }
 }
 
-typedef void (*Multiply)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t, bool);
+typedef void (*Multiply)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t, const float*);
 static const Multiply MULTIPLY[] = {nullptr,      multiply<1>, multiply<2>, multiply<3>,  multiply<4>,
                                     multiply<5>,  multiply<6>,
 #if ANYCHIP_TILE == 12
@@ -80,19 +80,21 @@ struct Tiles {
     void run(int64_t s, int64_t head, int64_t first, int64_t end) const {
         const int64_t group = w.heads / w.kv_heads, rows = (end - first) * group;
         const int64_t before = w.lengths[s] - (w.starts[s + 1] - w.starts[s]);  // the position of the first token
+        float keep[ANYCHIP_PREFILL_ROWS];
         take_queries(s, head, first, end);
-        for (int64_t r = 0; r < rows; ++r) top[r] = -INFINITY, total[r] = 0;
-        for (int64_t i = 0; i < rows * width; ++i) out[i] = 0;
-        const int64_t last = before + end;
-        for (int64_t place = first_seen(w, before + first); place < last; place += PLACES) {
+        for (int64_t r = 0; r < ANYCHIP_PREFILL_ROWS; ++r) top[r] = -INFINITY, total[r] = 0;
+        const int64_t last = before + end, start = first_seen(w, before + first);
+        for (int64_t place = start; place < last; place += PLACES) {
             const int64_t count = least(PLACES, last - place), columns = ceil_div(count, WIDTH) * WIDTH;
             of_kind(w.kept, [&](auto kind) { take_places<decltype(kind)>(s, head, place, count, columns); });
             for (int64_t column = 0; column < columns; column += WIDTH)
                 by_tiles(rows, queries, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim, scores + column,
-                         PLACES, false);
-            for (int64_t r = 0; r < rows; ++r) soften(r, before + first + r / group, place, columns);
+                         PLACES, nullptr);
+            for (int64_t r = 0; r < rows; r += LANES)
+                soften(r, least(LANES, rows - r), group, before + first, place, columns, keep + r);
             for (int64_t column = 0; column < width; column += WIDTH)
-                by_tiles(rows, scores, PLACES, values + column, width, columns, out + column, width, true);
+                by_tiles(rows, scores, PLACES, values + column, width, columns, out + column, width,
+                         place > start ? keep : nullptr);
         }
         for (int64_t r = 0; r < rows; ++r) give(s, head, first + r / group, r % group, r);
     }
@@ -166,44 +168,53 @@ struct Tiles {
     }
 
     static void by_tiles(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                         int64_t depth, float* c, int64_t c_stride, bool add) {
+                         int64_t depth, float* c, int64_t c_stride, const float* keep) {
         for (int64_t r = 0; r < rows; r += TILE)
             MULTIPLY[least(TILE, rows - r)](a + r * a_stride, a_stride, b, b_stride, depth, c + r * c_stride, c_stride,
-                                            add);
+                                            keep ? keep + r : nullptr);
     }
 
-    // Scores of one row, of `columns` places, to probabilities relative to the row's maximum so far; what it has summed
-    // is scaled to it.
-    void soften(int64_t r, int64_t position, int64_t first, int64_t columns) const {
-        float* row = scores + r * PLACES;
-        const int64_t from = first_seen(w, position) - first, to = position + 1 - first;  // seen in this tile
+    // Scores of rows r..r + count, at most LANES, and `columns` places to probabilities relative to each row's maximum so
+    // far. keep: what the rows' sums are to be scaled by.
+    void soften(int64_t r, int64_t count, int64_t group, int64_t position, int64_t first, int64_t columns,
+                float* keep) const {
+        Vec parts[LANES];
+        for (int64_t l = 0; l < count; ++l) {
+            const int64_t own = position + (r + l) / group;
+            parts[l] = scale_row(scores + (r + l) * PLACES, first_seen(w, own) - first, own + 1 - first, columns);
+        }
+        for (int64_t l = count; l < LANES; ++l) parts[l] = fill(-INFINITY);
+        const Vec before = load(top + r), highest = larger(maxima(parts), before);
+        const Vec shift = highest == -INFINITY ? Vec{} : highest;  // nothing was seen yet
+        const Vec kept = exponential(before - shift);
+        for (int64_t l = 0; l < count; ++l) {
+            parts[l] = Vec{};
+            float* row = scores + (r + l) * PLACES;
+            for (int64_t i = 0; i < columns; i += LANES) {
+                const Vec p = exponential(load(row + i) - shift[l]);
+                parts[l] += p;
+                store(row + i, p);
+            }
+        }
+        store(keep, kept);
+        store(top + r, highest);
+        store(total + r, load(total + r) * kept + sums(parts));
+    }
+
+    // One row's scores, those of places from..to, which it sees, and -infinity for the others -> their maxima.
+    Vec scale_row(float* row, int64_t from, int64_t to, int64_t columns) const {
         Vec best = fill(-INFINITY);
         for (int64_t i = 0; i < columns; i += LANES) {
             Vec s = load(row + i);
             if (w.softcap > 0) s = capped(s, w.softcap);
-            if (i < from || i + LANES > to)
-                for (int64_t j = 0; j < LANES; ++j)
-                    if (i + j < from || i + j >= to) s[j] = -INFINITY;
+            if (i < from || i + LANES > to) {
+                const Ints place = Shuffle::ROTATED<0> + static_cast<int32_t>(i);
+                s = (place >= static_cast<int32_t>(from)) & (place < static_cast<int32_t>(to)) ? s : fill(-INFINITY);
+            }
             best = larger(s, best);
             store(row + i, s);
         }
-        const float highest = fmaxf(top[r], largest(best));
-        if (highest == -INFINITY) {  // nothing of this tile is seen, and nothing was before
-            for (int64_t i = 0; i < columns; ++i) row[i] = 0;
-            return;
-        }
-        Vec sums = {};
-        for (int64_t i = 0; i < columns; i += LANES) {
-            const Vec p = exponential(load(row + i) - highest);
-            sums += p;
-            store(row + i, p);
-        }
-        if (highest != top[r]) {
-            const float keep = expf(top[r] - highest);
-            total[r] *= keep, top[r] = highest;
-            for (int64_t i = 0; i < width; i += LANES) store(out + r * width + i, load(out + r * width + i) * keep);
-        }
-        total[r] += sum(sums);
+        return best;
     }
 
     void give(int64_t s, int64_t head, int64_t t, int64_t g, int64_t r) const {

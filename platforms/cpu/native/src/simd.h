@@ -69,18 +69,25 @@ static inline auto sum(Numbers v) {
         return sum<HALF / 2>(v + __builtin_shuffle(v, Shuffle::ROTATED<HALF>));
 }
 
-// Lane j of the result is the sum of row j's lanes: neighbours are added, and rows put side by side, until each row is
-// one lane wide. `rows` is overwritten.
-template <int32_t WIDTH = 1>
-static inline Vec sums(Vec rows[LANES]) {
+// Lane j of the result is row j's lanes joined, as by adding them: neighbours are joined, and rows put side by side, until
+// each row is one lane wide. `rows` is overwritten.
+template <int32_t WIDTH = 1, typename Join>
+static inline Vec joined(Vec rows[LANES], const Join& join) {
     if constexpr (WIDTH < LANES) {
 #pragma GCC unroll 8
         for (int64_t i = 0; i < LANES / (2 * WIDTH); ++i)
-            rows[i] = __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::OWN<WIDTH>) +
-                      __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::OTHER<WIDTH>);
-        return sums<2 * WIDTH>(rows);
+            rows[i] = join(__builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::OWN<WIDTH>),
+                           __builtin_shuffle(rows[2 * i], rows[2 * i + 1], Shuffle::OTHER<WIDTH>));
+        return joined<2 * WIDTH>(rows, join);
     }
     return rows[0];
+}
+
+static inline Vec sums(Vec rows[LANES]) {
+    return joined(rows, [](Vec a, Vec b) { return a + b; });
+}
+static inline Vec maxima(Vec rows[LANES]) {
+    return joined(rows, [](Vec a, Vec b) { return larger(a, b); });
 }
 
 // v, computed or loaded here, once. The compiler would else load it again for each use; or move a sum into one of the
