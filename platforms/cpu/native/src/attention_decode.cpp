@@ -1,6 +1,8 @@
 // One token each: every (sequence, chunk of places, KV head) is a task, and the parts of a sequence are put together by
 // their log-sum-exp (Dao et al., "Flash-Decoding", 2023). Chunks begin at multiples of CHUNK, so that a sequence's
-// result does not depend on the batch or on the number of threads.
+// result does not depend on the batch or on the number of threads. Tasks of several sequences that see the same pages
+// are taken together, so that a prefix in common is read once for all of them (as in Juravsky et al., "Hydragen",
+// arXiv:2402.05099); each head is computed as it would be alone.
 #include <math.h>
 
 #include "attention.h"
