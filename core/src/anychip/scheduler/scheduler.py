@@ -93,7 +93,7 @@ class Scheduler:
         decodes = self._decodes(copies)
         budget = self.max_tokens - len(decodes)
         chunks: list[tuple[Request, int]] = []
-        for request in self._prefilling():
+        for request in self._prefilling() if len(decodes) < len(self.running) else ():
             if budget > 0 and request.status is Status.RUNNING:
                 budget -= self._add_chunk(request, budget, chunks)
         while self.waiting and budget > 0 and self._admit(self.waiting[0]):
@@ -231,10 +231,10 @@ class Scheduler:
     # -- after the step ------------------------------------------------------------------------------------------
 
     def advance(self, plan: StepPlan) -> None:
-        """Books a step as launched: what it computes counts as computed, and what it samples as there, unknown yet."""
-        t, live = self.table, _running(plan)
-        sampled = plan.slots[live & plan.samples]
-        t.num_computed[plan.slots[live]] = plan.end[live]
+        """Books the step just scheduled as launched: what it computes counts as computed, and what it samples as there,
+        unknown yet."""
+        t, sampled = self.table, plan.slots[plan.samples]
+        t.num_computed[plan.slots] = plan.end
         t.num_tokens[sampled] += 1
         t.in_flight[sampled] += 1
 
