@@ -45,28 +45,24 @@ def run(model: str, names: list[str], *, repeats: int, progress: bool, **options
         results = []
         for name in names:
             work = workloads.make(name, vocabulary)
-            best: Result | None = None
-            for _ in range(repeats):
-                result = _once(llm, name, work, load, progress)
-                best = result if best is None or result.seconds < best.seconds else best
-            assert best is not None
-            results.append(best)
+            with Progress(f"bench {name}", repeats * len(work), unit="requests", shown=progress) as bar:
+                made = [_once(llm, name, work, load, bar) for _ in range(repeats)]
+            results.append(min(made, key=lambda result: result.seconds))
     return results
 
 
-def _once(llm: LLM, name: str, work: workloads.Workload, load: float, progress: bool) -> Result:
+def _once(llm: LLM, name: str, work: workloads.Workload, load: float, bar: Progress) -> Result:
     llm.reset_prefix_cache()
     before = llm.stats()
     prompts = [prompt for prompt, _ in work]
     params = [SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False) for _, count in work]
     times: dict[str, list[float]] = {}
-    with Progress(f"bench {name}", len(work), unit="requests", shown=progress) as bar:
-        start = perf_counter()
-        for id, finished in llm.run_timed(prompts, params):
-            times.setdefault(id, []).append(perf_counter() - start)
-            if finished:
-                bar.advance()
-        seconds = perf_counter() - start
+    start = perf_counter()
+    for id, finished in llm.run_timed(prompts, params):
+        times.setdefault(id, []).append(perf_counter() - start)
+        if finished:
+            bar.advance()
+    seconds = perf_counter() - start
     after = llm.stats()
     first = np.array([t[0] for t in times.values()]) * 1000
     between = np.concatenate([np.diff(t) for t in times.values()]) * 1000
