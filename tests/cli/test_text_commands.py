@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from importlib import resources
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from anychip.cli import main
+from anychip.engine.llm import LLM
 
 DEMO = ("--model", "demo", "--device", "numpy")
 GREEDY = ("--temperature", "0", "--max-tokens", "6")
@@ -170,10 +172,43 @@ def test_chat_answers_each_line_and_remembers(capsys, monkeypatch):
     type_in(monkeypatch, "What is a list?\nAnd a tuple?\n\nnever read\n")
     out, err = said(capsys, "chat", *DEMO, *GREEDY, "--system", "Be brief.")
     assert out.count("\n") >= 2
-    assert "Type a message; an empty line or Ctrl-D ends the conversation." in err
+    assert "Type a message; an empty line or Ctrl-D ends the conversation, Ctrl-C an answer." in err
     type_in(monkeypatch, "And a tuple?\n")
     alone, _ = said(capsys, "chat", *DEMO, *GREEDY, "--system", "Be brief.")
     assert not out.endswith(alone)  # the second answer knew the first message
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(capsys, monkeypatch):
+    chat, asked = LLM.chat, []
+
+    def pressed_at_the_third_piece(llm, messages, params):
+        asked.append([m["content"] for m in messages])
+        for count, piece in enumerate(chat(llm, messages, params)):
+            if count == 2 and len(asked) == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield piece
+
+    monkeypatch.setattr(LLM, "chat", pressed_at_the_third_piece)
+    type_in(monkeypatch, "What is a list?\nAnd a tuple?\n")
+    out, err = said(capsys, "chat", *DEMO, "--temperature", "0", "--max-tokens", "40")
+    assert err.count("(stopped)") == 1
+    first, second = asked
+    assert first == ["What is a list?"]
+    assert len(second) == 3
+    assert out.startswith(second[1])  # as much of the answer as was printed
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_the_conversation(capsys, monkeypatch):
+    def never(llm, messages, params):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield  # not reached
+
+    monkeypatch.setattr(LLM, "chat", never)
+    type_in(monkeypatch, "What is a list?\n")
+    _, err = said(capsys, "chat", *DEMO, *GREEDY, status=130)
+    assert err.endswith("anychip: interrupted\n")
 
 
 def test_chat_goes_on_after_a_message_that_does_not_fit(capsys, monkeypatch):

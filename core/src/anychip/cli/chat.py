@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from anychip.cli.generate import Report, announce
 from anychip.cli.options import add_engine_options, add_sampling_options, engine_options, sampling_options
@@ -12,6 +15,7 @@ from anychip.errors import RequestError
 
 if TYPE_CHECKING:
     from anychip.engine.llm import LLM
+    from anychip.sampling_params import SamplingParams
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,22 +38,50 @@ def run(options: argparse.Namespace) -> None:
         announce(llm)
         params = llm.default_params(**given)
         messages = [{"role": "system", "content": options.system}] if options.system else []
-        print("Type a message; an empty line or Ctrl-D ends the conversation.", file=sys.stderr)
+        print("Type a message; an empty line or Ctrl-D ends the conversation, Ctrl-C an answer.", file=sys.stderr)
         while line := _read():
             messages.append({"role": "user", "content": line})
             if dropped := _shorten(llm, messages):
                 turns = "turn was" if dropped == 1 else f"{dropped} turns were"
                 print(f"(the context is full: the oldest {turns} dropped)", file=sys.stderr)
-            report = Report()
             try:
-                answer = "".join(report.add(piece) for piece in llm.chat(messages, params))
+                answer = _answer(llm, messages, params)
             except RequestError as error:  # this message alone outgrows the context
                 print(f"anychip: {error}", file=sys.stderr)
                 messages.pop()
                 continue
-            print()
-            report.check()
             messages.append({"role": "assistant", "content": answer})
+
+
+def _answer(llm: LLM, messages: list[dict[str, str]], params: SamplingParams) -> str:
+    """Prints it as it comes, and gives back as much as came before Ctrl-C."""
+    report, said = Report(), ""
+    with _interrupts() as pressed, closing(llm.chat(messages, params)) as pieces:
+        for piece in pieces:
+            said += report.add(piece)
+            if pressed:
+                print("\n(stopped)", file=sys.stderr)
+                return said
+    print()
+    report.check()
+    return said
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Has an element once Ctrl-C was pressed: a step in between is not torn apart. The second time ends the command."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _shorten(llm: LLM, messages: list[dict[str, str]]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -109,12 +109,12 @@ class LLM:
             for event in self._core.step():
                 yield event.request.id, event.request.finish_reason is not None
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[RequestOutput, None, None]:
         """The pieces of one request as they come. Closing the iterator cancels it. Raises RequestError at once for
         what cannot be served."""
         return self._pieces(self._make(prompt, params or self.default_params(), 0, ""))
 
-    def _pieces(self, text: RequestText) -> Iterator[RequestOutput]:
+    def _pieces(self, text: RequestText) -> Generator[RequestOutput, None, None]:
         self._add(text)
         try:
             while text.moved or not text.finished:
@@ -127,7 +127,7 @@ class LLM:
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
-    ) -> Iterator[RequestOutput]:
+    ) -> Generator[RequestOutput, None, None]:
         """`stream` over a conversation, put into words by the model's chat template."""
         return self.stream(self.chat_prompt(messages), params)
 
