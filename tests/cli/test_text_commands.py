@@ -179,7 +179,7 @@ def test_chat_answers_each_line_and_remembers(capsys, monkeypatch):
 
 
 def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(capsys, monkeypatch):
-    chat, asked = LLM.chat, []
+    chat, asked, before = LLM.chat, [], signal.getsignal(signal.SIGINT)
 
     def pressed_at_the_third_piece(llm, messages, params):
         asked.append([m["content"] for m in messages])
@@ -196,7 +196,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(capsys, monkeypatch
     assert first == ["What is a list?"]
     assert len(second) == 3
     assert out.startswith(second[1])  # as much of the answer as was printed
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_ctrl_c_ends_the_conversation(capsys, monkeypatch):
