@@ -21,6 +21,7 @@ from anychip_sdk.contract import (
     view,
     words,
 )  # fmt: skip
+from anychip_sdk.kits.torch.allocator import ALIGNED
 from anychip_sdk.kits.torch.weights import pack
 from torch_cases import kit_device
 
@@ -184,6 +185,7 @@ def test_pages_are_made_copied_and_given_back():
     assert [t.shape for t in (*keys, *values)] == [(5, 3, 8, 4)] * 2 + [(5, 3, 8, 2)] * 2
     assert keys[0].dtype == torch.float16
     assert not any(t.any() for group in kv for cache in group for t in cache)
+    assert all(t.data_ptr() % ALIGNED == 0 for group in kv for cache in group for t in cache)
     for i, cache in enumerate((*keys, *values)):
         cache[1:] = torch.arange(10 * i + 1, 10 * i + 5)[:, None, None, None]
     same = DEVICE.allocator.copy_pages(kv, 0, np.array([1, 4], np.int32), np.array([3, 2], np.int32))

@@ -25,7 +25,7 @@ TOUCHED = 256 << 20
 while the machine finds memory for them. The rest takes none until it is used."""
 
 ALIGNED = 2 << 20
-"""Bytes; where a cache on the host begins, is a multiple of it. That is a huge page, of which numpy asks for large
+"""Bytes: a cache on the host begins at a multiple of them, the size of a huge page. numpy asks for huge pages for large
 arrays, and the first pages of a cache are used most. A vector that crosses a cache line costs two loads."""
 
 
