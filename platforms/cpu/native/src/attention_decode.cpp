@@ -15,10 +15,11 @@ namespace ANYCHIP_ISA {
 struct Task {
     const int32_t* order;
     int64_t count, s, head, first, end;
-    // The i-th, of `tasks` for each KV head, and those that go with it.
-    Task(const AnychipAttention& w, int64_t i, int64_t tasks) : order(w.task_order + i % tasks), count(1) {
-        for (const int64_t left = tasks - i % tasks; count < left && order[count] < 0;) ++count;
-        s = w.task_sequence[part(0)], head = i / tasks;
+    // The i-th, of `tasks` for each KV head, and those that go with it. A page's heads lie side by side: taken one after
+    // another, what the threads read at a time is close together.
+    Task(const AnychipAttention& w, int64_t i, int64_t tasks) : order(w.task_order + i / w.kv_heads), count(1) {
+        for (const int64_t left = tasks - i / w.kv_heads; count < left && order[count] < 0;) ++count;
+        s = w.task_sequence[part(0)], head = i % w.kv_heads;
         const int64_t length = w.lengths[s], seen = first_seen(w, length - 1);
         const int64_t chunk = part(0) - w.task_first[s] + seen / CHUNK;
         first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
@@ -198,18 +199,42 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
     *total = sum(sums);
 }
 
-// The tasks' heads, one after another, with their q: [heads, head_dim]. While the first ones read the keys they fetch
-// the values, and then the keys of the tasks that this thread takes next; the others find both in the first-level cache.
+// Keys or values of a task, in the order in which they are read.
+template <typename Kept>
+struct Stream {
+    const AnychipAttention& w;
+    const Task& task;
+    const Kept* pages;
+    int64_t size, count, all, distance;  // numbers in a row, rows, rows up to whole LANES, rows to fetch ahead
+
+    Stream(const AnychipAttention& w, const Task& task, const void* pages, int64_t size)
+        : w(w), task(task), pages(static_cast<const Kept*>(pages)), size(size), count(task.end - task.first) {
+        // Enough for the memory's latency. A head's blocks often lie a power of two apart and fall on few sets of the
+        // cache: of those fetched much earlier some are gone again.
+        constexpr int64_t BYTES = 4096, LINES = LANES * static_cast<int64_t>(sizeof(Kept));
+        all = ceil_div(count, LANES) * LANES;
+        distance = least(all, ceil_div(BYTES, LINES * size) * LANES);
+    }
+    const Kept* at(int64_t j) const { return pages + task.spot(w, task.first + least(j, count - 1)).row * size; }
+    // What is wanted soon after the j-th row: of this stream, or behind its end of the `next` one.
+    const Kept* ahead(int64_t j, const Stream& next) const {
+        return j + distance < count ? at(j + distance) : next.at(j + distance - all);
+    }
+};
+
+// The tasks' heads, one after another, with their q: [heads, head_dim]. The first ones fetch what comes next, up to the
+// keys of the tasks that this thread takes then; the others find all of it in the first-level cache.
 template <typename Kept>
 static void attend(const AnychipAttention& w, const float* q, const Task& task, const Task& next) {
     const int64_t group = w.heads / w.kv_heads, heads = task.count * group, count = task.end - task.first;
-    const Kept *keys = static_cast<const Kept*>(w.keys), *values = static_cast<const Kept*>(w.values);
+    const Stream<Kept> keys(w, task, w.keys, w.head_dim), values(w, task, w.values, w.v_dim);
+    const Stream<Kept> then(w, next, w.keys, w.head_dim);
     // Sums lie here until they are whole: this memory is in the cache, and rows of the scratch begin anywhere.
     alignas(64) float scores[GROUP_MAX][CHUNK], sums[GROUP_MAX * ANYCHIP_HEAD_MAX];
     float tops[GROUP_MAX], totals[GROUP_MAX];
     for (int64_t j = 0; j < count; j += LANES) {
-        const Rows<Kept> rows(w, task, task.first + j, keys, w.key_scales, w.head_dim);
-        const Kept* ahead = values + task.spot(w, task.first + j).row * w.v_dim;
+        const Rows<Kept> rows(w, task, task.first + j, w.keys, w.key_scales, w.head_dim);
+        const Kept* ahead = keys.ahead(j, values);
         for (int64_t h = 0; h < heads; h += 4) {
             const auto some = h == 0 ? score_heads<Kept, true> : score_heads<Kept, false>;
             some(least(4, heads - h), q + h * w.head_dim, rows, ahead, w.head_dim, scores[h] + j);
@@ -218,9 +243,8 @@ static void attend(const AnychipAttention& w, const float* q, const Task& task, 
     for (int64_t h = 0; h < heads; ++h) soften(w, scores[h], count, tops + h, totals + h);
     for (int64_t i = 0; i < heads * w.v_dim; ++i) sums[i] = 0;
     for (int64_t j = 0; j < count; j += LANES) {
-        const Rows<Kept> rows(w, task, task.first + j, values, w.value_scales, w.v_dim);
-        const Kept* ahead = keys + next.spot(w, least(next.first + j, next.end - 1)).row * w.head_dim;
-        add_values(sums, scores[0] + j, heads, least(LANES, count - j), rows, ahead, w.v_dim);
+        const Rows<Kept> rows(w, task, task.first + j, w.values, w.value_scales, w.v_dim);
+        add_values(sums, scores[0] + j, heads, least(LANES, count - j), rows, values.ahead(j, then), w.v_dim);
     }
     for (int64_t h = 0; h < heads; ++h) {
         const int64_t place = task.part(h / group) * w.heads + task.head * group + h % group;
@@ -267,9 +291,11 @@ void decode(const void* arguments, AnychipTeam team) {
     const int64_t decodes = w.counts[3], tasks = w.task_first[decodes], all = tasks * w.kv_heads;
     alignas(64) float q[GROUP_MAX * ANYCHIP_HEAD_MAX];
     for (int64_t i = next_task(team); i < all; i = next_task(team)) {
-        if (w.task_order[i % tasks] < 0) continue;
+        if (w.task_order[i / w.kv_heads] < 0) continue;
         // `next`: most likely.
-        const Task task(w, i, tasks), next(w, least(i + task.count * team.all, all - 1), tasks);
+        int64_t later = least(i + team.all, all - 1);
+        while (w.task_order[later / w.kv_heads] < 0 && later + w.kv_heads < all) later += w.kv_heads;
+        const Task task(w, i, tasks), next(w, later, tasks);
         take_queries<Number>(w, task, q);
         of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, task, next); });
     }
