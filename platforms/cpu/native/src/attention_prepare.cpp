@@ -56,11 +56,25 @@ static void prepare_token(const AnychipPrepare& w, int64_t t) {
     }
 }
 
+// Memory that nobody has used yet is slow to write: the system has to find and clear it, up to 2 MiB at once, and threads
+// that come upon the same piece both do so. So the first two begin with one side each, keys or values, of the pages that
+// tokens begin. What those hold already stays as it is.
+template <typename Kept>
+static void claim(const AnychipPrepare& w, int64_t tokens, AnychipTeam team) {
+    if (team.all == 1 || team.me > 1) return;
+    Kept* pages = static_cast<Kept*>(team.me == 0 ? w.keys : w.values);
+    const int64_t token = w.kv_heads * (team.me == 0 ? w.head_dim : w.v_dim);
+    for (int64_t t = 0; t < tokens; ++t)
+        if (w.slots[t] % w.page_size == 0)
+            __atomic_fetch_or(reinterpret_cast<char*>(pages + w.slots[t] * token), 0, __ATOMIC_RELAXED);
+}
+
 template <typename Number>
 void prepare(const void* arguments, AnychipTeam team) {
     const AnychipPrepare& w = *static_cast<const AnychipPrepare*>(arguments);
     const int64_t tokens = live_rows(w.tokens, w.live);
     of_kind(w.kept, [&](auto kind) {
+        claim<decltype(kind)>(w, tokens, team);
         share(tokens, worth(tokens * (w.heads + 2 * w.kv_heads) * w.head_dim, team), [&](int64_t first, int64_t end) {
             for (int64_t t = first; t < end; ++t) prepare_token<Number, decltype(kind)>(w, t);
         });
