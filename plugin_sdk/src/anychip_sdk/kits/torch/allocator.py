@@ -20,9 +20,9 @@ KV = list[tuple[list[Pages], list[Pages]]]
 
 PAGE_SIZES = tuple(2**n for n in range(9))
 
-TOUCHED = 256 << 20
+TOUCHED = 512 << 20
 """Bytes of a cache on the host, its first pages, that are written when it is made: else the first requests would wait
-while the machine finds memory for them. The rest takes none until it is used."""
+while the machine finds memory for them, a virtual one a GiB in a second. The rest takes none until it is used."""
 
 ALIGNED = 2 << 20
 """Bytes: a cache on the host begins at a multiple of them, the size of a huge page. numpy asks for huge pages for large
@@ -94,11 +94,12 @@ def _pages(shape: tuple[int, ...], kept: KVDType, device: torch.device, touched:
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, touched: int) -> Tensor:
     """On the host through numpy, whose zeros take no memory and no time until a page is first written. The first
-    `touched` bytes are."""
+    `touched` bytes are, by torch on all its threads."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     size = math.prod(shape) * dtype.itemsize
     memory = np.zeros(size + ALIGNED, np.uint8)
     memory = memory[-memory.ctypes.data % ALIGNED :][:size]
-    memory[:touched] = 0
-    return torch.from_numpy(memory).view(dtype).view(shape)
+    zeros = torch.from_numpy(memory)
+    zeros[:touched].zero_()
+    return zeros.view(dtype).view(shape)
