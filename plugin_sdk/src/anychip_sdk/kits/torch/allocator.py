@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -60,18 +61,19 @@ class TorchAllocator(Allocator):
 
     def allocate(self, layout: KVLayout) -> KV:
         kv: KV = []
-        touched = TOUCHED // sum(2 * group.layers for group in layout.spec.groups)
         try:
             for group, pages in zip(layout.spec.groups, layout.pages, strict=True):
                 shape = (pages, group.kv_heads, layout.page_size)
                 keys, values = (
-                    [_pages((*shape, dim), layout.spec.dtype, self._device, touched) for _ in range(group.layers)]
+                    [_pages((*shape, dim), layout.spec.dtype, self._device) for _ in range(group.layers)]
                     for dim in (group.k_dim, group.v_dim)
                 )
                 kv.append((keys, values))
         except (MemoryError, RuntimeError, ValueError) as error:  # ValueError: more than an array can ever have
             line = str(error).splitlines()[0]
             raise OutOfMemory(f"no memory for {layout.pages} KV pages: {line}; ask for fewer") from error
+        if self._device.type == "cpu":
+            _touch([part for sides in kv for side in sides for pages in side for part in tensors(pages)])
         return kv
 
     def free(self, kv: KV) -> None:
@@ -85,21 +87,28 @@ class TorchAllocator(Allocator):
         return kv
 
 
-def _pages(shape: tuple[int, ...], kept: KVDType, device: torch.device, touched: int) -> Pages:
+def _pages(shape: tuple[int, ...], kept: KVDType, device: torch.device) -> Pages:
     if kept in FORMATS:
-        cells = _zeros(shape, FORMATS[kept], device, touched)
-        return ScaledPages(cells, _zeros(shape[:-1], torch.float32, device, touched))
-    return _zeros(shape, TORCH_DTYPES[kept], device, touched)
+        return ScaledPages(_zeros(shape, FORMATS[kept], device), _zeros(shape[:-1], torch.float32, device))
+    return _zeros(shape, TORCH_DTYPES[kept], device)
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, touched: int) -> Tensor:
-    """On the host through numpy, whose zeros take no memory and no time until a page is first written. The first
-    `touched` bytes are, by torch on all its threads."""
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the host through numpy, whose zeros take no memory and no time until a page is first written."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     size = math.prod(shape) * dtype.itemsize
     memory = np.zeros(size + ALIGNED, np.uint8)
     memory = memory[-memory.ctypes.data % ALIGNED :][:size]
-    zeros = torch.from_numpy(memory)
-    zeros[:touched].zero_()
-    return zeros.view(dtype).view(shape)
+    return torch.from_numpy(memory).view(dtype).view(shape)
+
+
+def _touch(parts: list[Tensor]) -> None:
+    """Writes the beginning of each, of equal size, TOUCHED in all. One thread a part: two in the same huge page would
+    both clear it."""
+
+    def touch(part: Tensor) -> None:
+        part.view(torch.uint8).view(-1).numpy()[: TOUCHED // len(parts)] = 0  # without the interpreter's lock
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(touch, parts))
