@@ -211,9 +211,10 @@ struct Stream {
         : w(w), task(task), pages(static_cast<const Kept*>(pages)), size(size), count(task.end - task.first) {
         // Enough for the memory's latency. A head's blocks often lie a power of two apart and fall on few sets of the
         // cache: of those fetched much earlier some are gone again.
-        constexpr int64_t BYTES = 4096, LINES = LANES * static_cast<int64_t>(sizeof(Kept));
+        constexpr int64_t BYTES = 4096;
+        const int64_t row_bytes = size * static_cast<int64_t>(sizeof(Kept));
         all = ceil_div(count, LANES) * LANES;
-        distance = least(all, ceil_div(BYTES, LINES * size) * LANES);
+        distance = least(all, ceil_div(BYTES, LANES * row_bytes) * LANES);
     }
     const Kept* at(int64_t j) const { return pages + task.spot(w, task.first + least(j, count - 1)).row * size; }
     // What is wanted soon after the j-th row: of this stream, or behind its end of the `next` one.

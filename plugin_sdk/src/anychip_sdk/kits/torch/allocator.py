@@ -23,7 +23,7 @@ PAGE_SIZES = tuple(2**n for n in range(9))
 
 TOUCHED = 512 << 20
 """Bytes of a cache on the host, its first pages, that are written when it is made: else the first requests would wait
-while the machine finds memory for them, a virtual one a GiB in a second. The rest takes none until it is used."""
+while the machine finds memory for them; a virtual one may take a millisecond a MiB. The rest takes none until used."""
 
 ALIGNED = 2 << 20
 """Bytes: a cache on the host begins at a multiple of them, the size of a huge page. numpy asks for huge pages for large
@@ -104,8 +104,8 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 def _touch(parts: list[Tensor]) -> None:
-    """Writes the beginning of each, of equal size, TOUCHED in all. One thread a part: two in the same huge page would
-    both clear it."""
+    """Writes as many first bytes of each, TOUCHED in all. One thread a part: two in the same huge page would both clear
+    it."""
 
     def touch(part: Tensor) -> None:
         part.view(torch.uint8).view(-1).numpy()[: TOUCHED // len(parts)] = 0  # without the interpreter's lock
