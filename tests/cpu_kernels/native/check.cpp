@@ -104,10 +104,10 @@ std::string text(const char* what, const Kind& kind, int64_t a, int64_t b, int64
     return out.str();
 }
 
-// y = x W^T + b, packed and multiplied. `slack`: what rounding x may cost, relative to its largest times the weights.
-void check_linear(const AnychipKernels& k, const Kind& kind, AnychipKernel pack, AnychipKernel linear, int64_t rows,
-                  int64_t outputs, int64_t inputs, int64_t threads) {
-    Array weight(kind, draw(outputs * inputs)), x(kind, draw(rows * inputs)), bias(kind, draw(outputs));
+// y = x W^T + b, packed and multiplied. `kept`: what W is.
+void check_linear(const AnychipKernels& k, const Kind& kind, const Kind& kept, AnychipKernel pack, AnychipKernel linear,
+                  int64_t rows, int64_t outputs, int64_t inputs, int64_t threads) {
+    Array weight(kept, draw(outputs * inputs)), x(kind, draw(rows * inputs)), bias(kind, draw(outputs));
     const int64_t panels = (outputs + k.width - 1) / k.width, padded = inputs + inputs % 2;
     std::vector<float> packed(panels * k.width * padded), scratch(rows * inputs);
     Array y(kind, rows * outputs);
@@ -221,9 +221,11 @@ void check_greedy(const AnychipKernels& k, int64_t rows, int64_t size, int64_t t
 void check(const AnychipKernels& k, int64_t threads) {
     for (const int64_t rows : {1, 3, 13, 40})
         for (const auto& [outputs, inputs] : {std::pair<int64_t, int64_t>{1, 1}, {7, 5}, {33, 65}, {40, 300}}) {
-            check_linear(k, F32, k.pack_f32, k.linear_f32, rows, outputs, inputs, threads);
-            check_linear(k, BF16, k.pack_bf16, k.linear_bf16, rows, outputs, inputs, threads);
-            check_linear(k, F16, k.pack_f16, k.linear_f16, rows, outputs, inputs, threads);
+            check_linear(k, F32, F32, k.pack_f32, k.linear_f32, rows, outputs, inputs, threads);
+            check_linear(k, F32, BF16, k.pack_bf16, k.linear_f32_bf16, rows, outputs, inputs, threads);
+            check_linear(k, F32, F16, k.pack_f16, k.linear_f32_f16, rows, outputs, inputs, threads);
+            check_linear(k, BF16, BF16, k.pack_bf16, k.linear_bf16, rows, outputs, inputs, threads);
+            check_linear(k, F16, F16, k.pack_f16, k.linear_f16, rows, outputs, inputs, threads);
             for (const int64_t group : {0, 32, 128}) check_int(k, 8, group, rows, outputs, inputs, threads);
             for (const int64_t group : {32, 64}) check_int(k, 4, group, rows, outputs, inputs, threads);
         }

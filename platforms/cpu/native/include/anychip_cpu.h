@@ -291,6 +291,9 @@ typedef struct {
 
     /* AnychipLinear. Sums run over inputs in order, so that a row's result does not depend on the rows beside it. */
     AnychipKernel linear_f32;
+    /* The same results from a weight that pack_bf16 or pack_f16 packed: its numbers are widened as they are read. */
+    AnychipKernel linear_f32_bf16;
+    AnychipKernel linear_f32_f16;
 
     AnychipKernel rms_norm_f32; /* AnychipNorm; so in bfloat16 and float16, and likewise with the others */
     AnychipKernel rms_norm_bf16;
@@ -301,6 +304,8 @@ typedef struct {
 
     AnychipKernel gather;        /* AnychipGather, size in bytes, no scale */
     AnychipKernel embedding_f32; /* AnychipGather, x packed; times the scale */
+    AnychipKernel embedding_f32_bf16; /* x packed in bfloat16, y in float32; so with float16 */
+    AnychipKernel embedding_f32_f16;
     AnychipKernel embedding_bf16;
     AnychipKernel embedding_f16;
     AnychipKernel rope_angles; /* AnychipRope */

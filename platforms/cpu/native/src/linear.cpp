@@ -1,4 +1,6 @@
-// y = x W^T + b in float32, and in float16 with sums in float32.
+// y = x W^T + b in float32, and in float16 with sums in float32. `Weight`: what the weight is kept in; numbers of 16 bits
+// are widened as they are read, which is exact, so that float32 over them gives what it gives over the same numbers in 32
+// bits, bit by bit, for half of the reading.
 //
 // A panel is WIDTH outputs with all their inputs, contiguous. Few rows read every panel once, in order, at the memory's
 // speed; many rows reuse it from the second-level cache, TILE rows at a time with their sums in registers (Goto and
@@ -25,20 +27,38 @@ void pack(const void* arguments, AnychipTeam team) {
     });
 }
 
-// ROWS rows of x by one panel. `count`: the panel's outputs that exist.
-template <typename Number, int ROWS>
-static void tile(const float* x, int64_t x_stride, const Number* panel, const Number* bias, int64_t count,
-                 int64_t inputs, Number* y, int64_t y_stride) {
-    Vec sum[ROWS][VECTORS] = {};
-    for (int64_t i = 0; i < inputs; ++i) {
-        const Number* w = panel + i * WIDTH;
-        fetch_ahead<ROWS, WIDTH * sizeof(Number)>(w);
-        Vec row[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) row[v] = load(w + v * LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < VECTORS; ++v) sum[r][v] += fill(x[r * x_stride + i]) * row[v];
+// The weights of PAIR inputs from `w` on.
+template <typename Weight>
+static inline void widen(const Weight* w, Vec (&rows)[1][VECTORS]) {
+    for (int v = 0; v < VECTORS; ++v) rows[0][v] = load(w + v * LANES);
+}
+static inline void widen(const Bfloat16* w, Vec (&rows)[2][VECTORS]) {
+    for (int v = 0; v < VECTORS; ++v) {
+        Bits words;
+        __builtin_memcpy(&words, w + 2 * v * LANES, sizeof words);
+        rows[0][v] = (Vec)(words << 16), rows[1][v] = (Vec)(words & 0xffff0000u);
     }
+}
+
+// ROWS rows of x by one panel. `count`: the panel's outputs that exist.
+template <typename Number, typename Weight, int ROWS>
+static void tile(const float* x, int64_t x_stride, const Weight* panel, const Number* bias, int64_t count,
+                 int64_t inputs, Number* y, int64_t y_stride) {
+    constexpr int64_t pair = PAIR<Weight>;
+    Vec sum[ROWS][VECTORS] = {};
+    const auto step = [&](int64_t i, int64_t there) {
+        const Weight* w = panel + i * WIDTH;
+        fetch_ahead<ROWS, pair * WIDTH * sizeof(Weight)>(w);
+        Vec rows[pair][VECTORS];
+        widen(w, rows);
+        for (int64_t p = 0; p < there; ++p)
+#pragma GCC unroll 12
+            for (int r = 0; r < ROWS; ++r)
+                for (int v = 0; v < VECTORS; ++v) sum[r][v] += fill(x[r * x_stride + i + p]) * rows[p][v];
+    };
+    const int64_t whole = inputs / pair * pair;
+    for (int64_t i = 0; i < whole; i += pair) step(i, pair);
+    if (whole < inputs) step(whole, 1);
     for (int v = 0; v < VECTORS; ++v) {
         const int64_t left = count - v * LANES;
         if (left <= 0) break;
@@ -48,32 +68,35 @@ static void tile(const float* x, int64_t x_stride, const Number* panel, const Nu
     }
 }
 
-template <typename Number>
-using Tile = void (*)(const float*, int64_t, const Number*, const Number*, int64_t, int64_t, Number*, int64_t);
+template <typename Number, typename Weight>
+using Tile = void (*)(const float*, int64_t, const Weight*, const Number*, int64_t, int64_t, Number*, int64_t);
 
-template <typename N>
+template <typename N, typename W>
 struct Tiles {
-    static constexpr Tile<N> OF[] = {
-        nullptr,     tile<N, 1>,  tile<N, 2>,  tile<N, 3>,  tile<N, 4>, tile<N, 5>, tile<N, 6>,
+    static constexpr Tile<N, W> OF[] = {
+        nullptr,       tile<N, W, 1>, tile<N, W, 2>, tile<N, W, 3>,  tile<N, W, 4>,  tile<N, W, 5>,  tile<N, W, 6>,
 #if ANYCHIP_TILE == 12
-        tile<N, 7>,  tile<N, 8>,  tile<N, 9>,  tile<N, 10>, tile<N, 11>, tile<N, 12>,
+        tile<N, W, 7>, tile<N, W, 8>, tile<N, W, 9>, tile<N, W, 10>, tile<N, W, 11>, tile<N, W, 12>,
 #endif
     };
 };
 
-template <typename Number>
+template <typename Number, typename Weight>
 static void multiply(const AnychipLinear& w, const float* x, int64_t x_stride, AnychipTeam team) {
-    const Number *packed = static_cast<const Number*>(w.packed), *bias = static_cast<const Number*>(w.bias);
+    const Weight* packed = static_cast<const Weight*>(w.packed);
+    const Number* bias = static_cast<const Number*>(w.bias);
+    const int64_t panel = ceil_div(w.inputs, PAIR<Weight>) * PAIR<Weight> * WIDTH;
     by_panels<TILE, Number>(w, team, [=](int64_t row, int64_t count, int64_t place, int64_t column, Number* y,
                                          int64_t y_stride) {
-        Tiles<Number>::OF[count](x + row * x_stride, x_stride, packed + place * WIDTH * w.inputs,
-                                 bias ? bias + column : nullptr, w.outputs - column, w.inputs, y, y_stride);
+        Tiles<Number, Weight>::OF[count](x + row * x_stride, x_stride, packed + place * panel,
+                                         bias ? bias + column : nullptr, w.outputs - column, w.inputs, y, y_stride);
     });
 }
 
+template <typename Weight>
 void linear_f32(const void* arguments, AnychipTeam team) {
     const AnychipLinear& w = *static_cast<const AnychipLinear*>(arguments);
-    multiply<float>(w, static_cast<const float*>(w.x), w.x_stride, team);
+    multiply<float, Weight>(w, static_cast<const float*>(w.x), w.x_stride, team);
 }
 
 void linear_f16(const void* arguments, AnychipTeam team) {
@@ -87,10 +110,13 @@ void linear_f16(const void* arguments, AnychipTeam team) {
                 store_part(wide + r * w.inputs + i, load_part(x + r * w.x_stride + i, w.inputs - i), w.inputs - i);
     });
     barrier(team);
-    multiply<Float16>(w, wide, w.inputs, team);
+    multiply<Float16, Float16>(w, wide, w.inputs, team);
 }
 
 template void pack<float>(const void*, AnychipTeam);
 template void pack<Float16>(const void*, AnychipTeam);
+template void linear_f32<float>(const void*, AnychipTeam);
+template void linear_f32<Bfloat16>(const void*, AnychipTeam);
+template void linear_f32<Float16>(const void*, AnychipTeam);
 
 }  // namespace ANYCHIP_ISA

@@ -21,30 +21,33 @@ void gather(const void* arguments, AnychipTeam team) {
     });
 }
 
-template <typename Number>
-constexpr int64_t PAIR = 1;  // inputs that lie together in a panel
-template <>
-constexpr int64_t PAIR<Bfloat16> = 2;
-
-template <typename Number>
+template <typename Number, typename Weight>
 void embedding(const void* arguments, AnychipTeam team) {
     const AnychipGather& w = *static_cast<const AnychipGather*>(arguments);
-    constexpr int64_t pair = PAIR<Number>;
+    constexpr int64_t pair = PAIR<Weight>;
     const int64_t rows = live_rows(w.rows, w.live), panel = ceil_div(w.size, pair) * pair * WIDTH;
     share(rows, worth(16 * rows * w.size, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r) {
-            const Number* from = static_cast<const Number*>(w.x) + w.ids[r] / WIDTH * panel + w.ids[r] % WIDTH * pair;
+            const Weight* from = static_cast<const Weight*>(w.x) + w.ids[r] / WIDTH * panel + w.ids[r] % WIDTH * pair;
             Number* y = static_cast<Number*>(w.y) + r * w.size;
-            for (int64_t i = 0; i < w.size; ++i) y[i] = from[i / pair * pair * WIDTH + i % pair];
+            for (int64_t i = 0; i < w.size; ++i) {
+                const Weight number = from[i / pair * pair * WIDTH + i % pair];
+                if constexpr (sizeof(Number) == sizeof(Weight))
+                    y[i] = number;
+                else
+                    y[i] = widened(number);
+            }
             for (int64_t i = 0; w.scale != 1.0f && i < w.size; i += LANES)
                 store_part(y + i, load_part(y + i, w.size - i) * w.scale, w.size - i);
         }
     });
 }
 
-template void embedding<float>(const void*, AnychipTeam);
-template void embedding<Bfloat16>(const void*, AnychipTeam);
-template void embedding<Float16>(const void*, AnychipTeam);
+template void embedding<float, float>(const void*, AnychipTeam);
+template void embedding<float, Bfloat16>(const void*, AnychipTeam);
+template void embedding<float, Float16>(const void*, AnychipTeam);
+template void embedding<Bfloat16, Bfloat16>(const void*, AnychipTeam);
+template void embedding<Float16, Float16>(const void*, AnychipTeam);
 
 void rope_angles(const void* arguments, AnychipTeam team) {
     const AnychipRope& w = *static_cast<const AnychipRope*>(arguments);

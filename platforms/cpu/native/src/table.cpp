@@ -32,6 +32,7 @@ struct Float16;
 
 template <typename Number>  // float or Float16
 void pack(const void* arguments, AnychipTeam team);
+template <typename Weight>  // float, Bfloat16 or Float16
 void linear_f32(const void* arguments, AnychipTeam team);
 void linear_f16(const void* arguments, AnychipTeam team);
 
@@ -39,7 +40,7 @@ template <typename Number>
 void rms_norm(const void* arguments, AnychipTeam team);
 template <typename Number>
 void gated(const void* arguments, AnychipTeam team);
-template <typename Number>
+template <typename Number, typename Weight>
 void embedding(const void* arguments, AnychipTeam team);
 void gather(const void* arguments, AnychipTeam team);
 void rope_angles(const void* arguments, AnychipTeam team);
@@ -73,7 +74,9 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .name = ANYCHIP_TEXT(ANYCHIP_ISA),
     .width = ANYCHIP_ISA::WIDTH,
     .pack_f32 = others::pack<float>,
-    .linear_f32 = others::linear_f32,
+    .linear_f32 = others::linear_f32<float>,
+    .linear_f32_bf16 = others::linear_f32<others::Bfloat16>,
+    .linear_f32_f16 = others::linear_f32<others::Float16>,
     .rms_norm_f32 = others::rms_norm<float>,
     .rms_norm_bf16 = others::rms_norm<others::Bfloat16>,
     .rms_norm_f16 = others::rms_norm<others::Float16>,
@@ -81,9 +84,11 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .gated_bf16 = others::gated<others::Bfloat16>,
     .gated_f16 = others::gated<others::Float16>,
     .gather = others::gather,
-    .embedding_f32 = others::embedding<float>,
-    .embedding_bf16 = others::embedding<others::Bfloat16>,
-    .embedding_f16 = others::embedding<others::Float16>,
+    .embedding_f32 = others::embedding<float, float>,
+    .embedding_f32_bf16 = others::embedding<float, others::Bfloat16>,
+    .embedding_f32_f16 = others::embedding<float, others::Float16>,
+    .embedding_bf16 = others::embedding<others::Bfloat16, others::Bfloat16>,
+    .embedding_f16 = others::embedding<others::Float16, others::Float16>,
     .rope_angles = others::rope_angles,
     .logits_f32 = others::logits<float>,
     .logits_bf16 = others::logits<others::Bfloat16>,

@@ -35,6 +35,7 @@ from anychip_cpu.kernel_ops import KernelOps
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import kernels
 from anychip_cpu.onednn_ops import DTYPES, CpuOps
+from anychip_cpu.packed import kept_dtype
 from anychip_cpu.quantized import FORMATS, IntExperts, TiedWeight
 from anychip_cpu.recording import Recordings, UnrecordableError
 from anychip_cpu.stored import maker, store
@@ -91,11 +92,12 @@ class CpuDevice(TorchDevice):
     def pack(self, spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> Weight:
         if spec.quantize is not None:
             return self._pack_quantized(spec, read, shapes, dtype)
+        embedding = spec.kind == "embedding"
+        if isinstance(self.ops, KernelOps) and spec.kind in ("linear", "embedding", "experts"):
+            kept = kept_dtype(spec, read, shapes, dtype)
+            return self.ops._pack(super().pack(spec, read, shapes, kept), embedding=embedding, widened=kept != dtype)
         w = super().pack(spec, read, shapes, dtype)
-        kinds = ("linear", "embedding", "experts") if isinstance(self.ops, KernelOps) else ("linear", "embedding")
-        if spec.kind not in kinds:
-            return w
-        return self.ops._pack(w, embedding=spec.kind == "embedding")
+        return self.ops._pack(w, embedding=embedding) if spec.kind in ("linear", "embedding") else w
 
     def stored_form(self, dtype: DType) -> str | None:
         """What oneDNN lays out is its own affair, and is not kept."""

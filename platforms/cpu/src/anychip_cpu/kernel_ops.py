@@ -41,9 +41,9 @@ class KernelOps(CpuOps):
             **dict.fromkeys(("linear", "linear_split"), own),
         }
 
-    def _pack(self, w: Weight, *, embedding: bool) -> Weight:
-        """Of a linear weight or an embedding [O, I], or experts [E, O, I]."""
-        return pack(w, self._kernels, self._memory)
+    def _pack(self, w: Weight, *, embedding: bool, widened: bool = False) -> Weight:
+        """Of a linear weight or an embedding [O, I], or experts [E, O, I]. widened: for products in float32."""
+        return pack(w, self._kernels, self._memory, widened=widened)
 
     def _quantize(self, w: Weight, name: str) -> IntWeight | IntExperts:
         """Of a linear weight [O, I] or experts [E, O, I], in one of `quantized.FORMATS`."""
@@ -78,9 +78,9 @@ class KernelOps(CpuOps):
 
     def embedding(self, ids: Tensor, w: Weight, scale: float = 1.0) -> Tensor:
         if isinstance(w, PackedWeight):
-            kernel = self._kernels.of("embedding", w.tensor.dtype)
-            scale = torch.tensor(scale, dtype=w.tensor.dtype).item()
-            return self._gather(kernel, w.tensor, ids, (w.inputs,), w.inputs, scale)
+            kernel = self._kernels.of("embedding", w.dtype, w.tensor.dtype)
+            scale = torch.tensor(scale, dtype=w.dtype).item()
+            return self._gather(kernel, w.tensor, ids, (w.inputs,), w.inputs, scale, w.dtype)
         if scale == 1.0 and w.tensor.is_contiguous():
             return self.take(w.tensor, ids)
         return self._launch.kit(super().embedding, ids, w, scale)
@@ -97,11 +97,18 @@ class KernelOps(CpuOps):
         return y
 
     def _gather(
-        self, kernel: int, x: Tensor, ids: Tensor, shape: tuple[int, ...], size: int, scale: float = 1.0
+        self,
+        kernel: int,
+        x: Tensor,
+        ids: Tensor,
+        shape: tuple[int, ...],
+        size: int,
+        scale: float = 1.0,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Rows `ids` of x, each of this shape."""
+        """Rows `ids` of x, each of this shape, in x's dtype or this one."""
         ids = self._launch.dense(ids)
-        y = self._launch.empty((len(ids), *shape), x.dtype, like=ids)
+        y = self._launch.empty((len(ids), *shape), dtype or x.dtype, like=ids)
         work = GatherWork(x.data_ptr(), ids.data_ptr(), y.data_ptr(), self._launch.live(ids), len(ids), size, scale)
         self._launch.run(kernel, work)
         return y

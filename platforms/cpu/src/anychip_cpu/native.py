@@ -142,7 +142,8 @@ def _each(name: str) -> tuple[str, ...]:
 
 
 KERNELS = (
-    "pack_f32", "linear_f32", *_each("rms_norm"), *_each("gated"), "gather", *_each("embedding"), "rope_angles",
+    "pack_f32", "linear_f32", "linear_f32_bf16", "linear_f32_f16", *_each("rms_norm"), *_each("gated"), "gather",
+    "embedding_f32", "embedding_f32_bf16", "embedding_f32_f16", "embedding_bf16", "embedding_f16", "rope_angles",
     *_each("logits"), "sample", *_each("route"), *_each("combine"), *_each("prepare"), "plan", *_each("decode"),
     *_each("prefill"), "pack_bf16", "linear_bf16", "pack_f16", "linear_f16", "pack_int", *_each("linear_int"),
 )  # fmt: skip
@@ -156,9 +157,10 @@ class Kernels(Structure):
 
     _fields_ = (("name", c_char_p), ("width", _N), *((name, _P) for name in KERNELS))
 
-    def of(self, name: str, dtype: torch.dtype) -> int:
-        """The kernel for numbers of this kind."""
-        address: int = getattr(self, f"{name}_{SUFFIXES[dtype]}")
+    def of(self, name: str, dtype: torch.dtype, weight: torch.dtype | None = None) -> int:
+        """The kernel for numbers of this kind, and for a weight that is kept in another."""
+        suffix = "" if weight in (None, dtype) else f"_{SUFFIXES[weight]}"
+        address: int = getattr(self, f"{name}_{SUFFIXES[dtype]}{suffix}")
         return address
 
     def __getattr__(self, name: str) -> int:

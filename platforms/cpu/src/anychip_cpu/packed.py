@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from anychip_sdk.contract import Activation
+from anychip_sdk.contract import Activation, DType, Reader, WeightSpec
 from anychip_sdk.kits.torch.weights import Weight
+from anychip_sdk.kits.weights import check
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
@@ -21,10 +23,17 @@ class PackedWeight(Weight):
     """`tensor`: [panels, inputs, width], in bfloat16 [panels, ceil(inputs / 2), width, 2], see AnychipKernels; of
     experts the panels of each after those of the one before.
 
-    `outputs` and `inputs`: the shape of the weight it was made of, or of one expert's."""
+    `outputs` and `inputs`: the shape of the weight it was made of, or of one expert's. `widened`: products with it are
+    in float32, whatever it is kept in."""
 
     outputs: int = 0
     inputs: int = 0
+    widened: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of products with it, and of an embedding's rows."""
+        return torch.float32 if self.widened else self.tensor.dtype
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,19 @@ class Groups:
         return self.starts + 4 * self.count
 
 
-def pack(w: Weight, kernels: Kernels, memory: WeightMemory) -> PackedWeight:
+def kept_dtype(spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, ...]], dtype: DType) -> DType:
+    """What a weight of this spec is packed in for products in `dtype`: for float32 the 16 bits that a checkpoint has it
+    in, since widening them is exact wherever it is done, and a step that waits for the memory reads half as much.
+
+    Raises ContractError where a tensor is missing."""
+    if dtype != "float32" or spec.const is not None or spec.offset:  # the sum with an offset may need more bits
+        return dtype
+    check(spec, shapes)
+    found = {read(name, (slice(0, 0),)).dtype.name for part in spec.parts for name in part}
+    return found.pop() if found in ({"bfloat16"}, {"float16"}) else dtype  # type: ignore[return-value]
+
+
+def pack(w: Weight, kernels: Kernels, memory: WeightMemory, *, widened: bool = False) -> PackedWeight:
     """w: a linear weight or an embedding [O, I], or experts [E, O, I], in one of DTYPES."""
     *experts, outputs, inputs = w.tensor.shape
     width = kernels.width
@@ -50,7 +71,9 @@ def pack(w: Weight, kernels: Kernels, memory: WeightMemory) -> PackedWeight:
     for from_, to in zip(weight, panels, strict=True) if experts else ((weight, panels),):
         work = PackWork(from_.data_ptr(), to.data_ptr(), None, outputs, inputs, 0, 0)
         run(kernels.of("pack", weight.dtype), work, torch.get_num_threads())
-    return PackedWeight(**{**vars(w), "tensor": panels}, outputs=outputs, inputs=inputs)
+    bias = w.bias.float() if widened and w.bias is not None else w.bias
+    held = {**vars(w), "tensor": panels, "bias": bias}
+    return PackedWeight(**held, outputs=outputs, inputs=inputs, widened=widened)
 
 
 def can_gate(sizes: tuple[int, ...], kernels: Kernels) -> bool:
@@ -85,5 +108,5 @@ def product(
         *(None if scratch is None else scratch.data_ptr(), live, starts),
         *(x.stride(0), rows, w.outputs, inputs, size, 0, 0, count, ACTIVATIONS[gated]),
     )
-    launch.run(kernels.of("linear", x.dtype), work, reads(w.tensor, gated) if groups is None else None)
+    launch.run(kernels.of("linear", x.dtype, w.tensor.dtype), work, reads(w.tensor, gated) if groups is None else None)
     return y
