@@ -8,12 +8,6 @@ namespace ANYCHIP_ISA {
 constexpr int64_t CHUNK = ANYCHIP_DECODE_CHUNK;
 constexpr int64_t GROUP_MAX = 64;  // query heads of one KV head
 
-// Tasks with the same pages that are taken together: so many that enough of them are left for all threads.
-static inline int64_t most_together(const AnychipAttention& w) {
-    constexpr int64_t TOGETHER = 8;
-    return least(TOGETHER, GROUP_MAX / (w.heads / w.kv_heads));
-}
-
 // Where a place of sequence `s` lies: a row of its KV head's keys or values, and how many more rows its page has.
 struct Spot {
     int64_t row, left;

@@ -62,6 +62,15 @@ constexpr int64_t rows_of(int group) { return LANES / (group == 1 ? 1 : group ==
 // are wanted only when the rows at hand are done.
 static inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
+// The n-th of as many parts of LANES rows: heads that take several passes fetch some before each, as all at once would
+// keep what the passes read themselves waiting.
+template <typename Kept>
+static void fetch_part(const Kept* rows, int64_t size, int64_t n, int64_t parts) {
+    const int64_t lines = ceil_div(LANES * size * static_cast<int64_t>(sizeof(Kept)), 64);
+    for (int64_t i = lines * n / parts; i < lines * (n + 1) / parts; ++i)
+        fetch(reinterpret_cast<const char*>(rows) + i * 64);
+}
+
 // GROUP heads of q times rows_of(GROUP) rows, a head's products side by side. Meanwhile rows `ahead` are fetched.
 template <typename Kept, int GROUP, bool FETCH>
 static Vec dots(const float* q, const Kept* rows, const Kept* ahead, int64_t size) {
@@ -159,7 +168,8 @@ static void add_values(float* out, float* p, int64_t heads, int64_t count, const
         for (int64_t h = 0; h < heads; ++h) store(p + h * CHUNK, load(p + h * CHUNK) * load(rows.scales));
     for (int64_t h = 0; h < heads; h += 4) {
         const int64_t some = least(4, heads - h);
-        const Kept* next = h == 0 ? ahead : nullptr;
+        const Kept* next = heads <= 4 ? ahead : nullptr;
+        if (heads > 4) fetch_part(ahead, size, h / 4, ceil_div(heads, 4));
         const float* shares = p + h * CHUNK;
         int64_t i = 0;
         for (; i + 4 * LANES <= whole; i += 4 * LANES)
@@ -223,8 +233,8 @@ struct Stream {
     }
 };
 
-// The tasks' heads, one after another, with their q: [heads, head_dim]. The first ones fetch what comes next, up to the
-// keys of the tasks that this thread takes then; the others find all of it in the first-level cache.
+// The tasks' heads, one after another, with their q: [heads, head_dim]. The first ones find rows in the second-level
+// cache, the others in the first; all fetch what comes next, up to the keys of the tasks that this thread takes then.
 template <typename Kept>
 static void attend(const AnychipAttention& w, const float* q, const Task& task, const Task& next) {
     const int64_t group = w.heads / w.kv_heads, heads = task.count * group, count = task.end - task.first;
@@ -236,8 +246,9 @@ static void attend(const AnychipAttention& w, const float* q, const Task& task, 
     for (int64_t j = 0; j < count; j += LANES) {
         const Rows<Kept> rows(w, task, task.first + j, w.keys, w.key_scales, w.head_dim);
         const Kept* ahead = keys.ahead(j, values);
+        const auto some = heads <= 4 ? score_heads<Kept, true> : score_heads<Kept, false>;
         for (int64_t h = 0; h < heads; h += 4) {
-            const auto some = h == 0 ? score_heads<Kept, true> : score_heads<Kept, false>;
+            if (heads > 4) fetch_part(ahead, w.head_dim, h / 4, ceil_div(heads, 4));
             some(least(4, heads - h), q + h * w.head_dim, rows, ahead, w.head_dim, scores[h] + j);
         }
     }

@@ -20,11 +20,19 @@ static bool shares(const AnychipAttention& w, int64_t a, int64_t b, int64_t chun
     return true;
 }
 
+// Tasks with the same pages that are taken together: fewer where chunks and heads alone make too few for all threads.
+static int64_t most_together(const AnychipAttention& w, int64_t longest, int64_t threads) {
+    constexpr int64_t MANY = 24, FEWER = 8, ENOUGH = 4;  // for each thread
+    const bool enough = ceil_div(longest, CHUNK) * w.kv_heads >= ENOUGH * threads;
+    return least(enough ? MANY : FEWER, GROUP_MAX / (w.heads / w.kv_heads));
+}
+
 // Chunk by chunk, so that sequences with a prefix in common stand side by side.
-static void order(const AnychipAttention& w) {
-    const int64_t decodes = w.counts[3], together = most_together(w);
+static void order(const AnychipAttention& w, int64_t threads) {
+    const int64_t decodes = w.counts[3];
     int64_t longest = 0;
     for (int64_t s = 0; s < decodes; ++s) longest = w.lengths[s] > longest ? w.lengths[s] : longest;
+    const int64_t together = most_together(w, longest, threads);
     for (int64_t chunk = 0, n = 0; chunk * CHUNK < longest; ++chunk)
         for (int64_t s = 0, before = -1, taken = 0; s < decodes; ++s) {
             const int64_t task = w.task_first[s] + chunk - first_seen(w, w.lengths[s] - 1) / CHUNK;
@@ -44,7 +52,7 @@ void plan(const void* arguments, AnychipTeam team) {
         for (int64_t count = tasks_of(w, s); count > 0; --count) w.task_sequence[task++] = static_cast<int32_t>(s);
     }
     w.task_first[w.counts[1]] = task;
-    order(w);
+    order(w, team.all);
 }
 
 }  // namespace ANYCHIP_ISA
