@@ -21,9 +21,13 @@ KV = list[tuple[list[Pages], list[Pages]]]
 
 PAGE_SIZES = tuple(2**n for n in range(9))
 
-TOUCHED = 512 << 20
-"""Bytes of a cache on the host, its first pages, that are written when it is made: else the first requests would wait
-while the machine finds memory for them; a virtual one may take a millisecond a MiB. The rest takes none until used."""
+TOUCHED_TOKENS, TOUCHED = 6144, 3 << 29
+"""Of a cache on the host, the first pages are written when it is made: those of so many tokens, and so many bytes at
+most. Else the first requests would wait while the machine finds memory for them; a virtual one may take a millisecond a
+MiB. The rest takes none until used."""
+
+SMALL_PAGE = 4096
+"""Bytes of the smallest page of memory that a machine has."""
 
 ALIGNED = 2 << 20
 """Bytes: a cache on the host begins at a multiple of them, the size of a huge page. numpy asks for huge pages for large
@@ -73,7 +77,8 @@ class TorchAllocator(Allocator):
             line = str(error).splitlines()[0]
             raise OutOfMemory(f"no memory for {layout.pages} KV pages: {line}; ask for fewer") from error
         if self._device.type == "cpu":
-            _touch([part for sides in kv for side in sides for pages in side for part in tensors(pages)])
+            parts = [part for sides in kv for side in sides for pages in side for part in tensors(pages)]
+            _touch(parts, -(-TOUCHED_TOKENS // layout.page_size))
         return kv
 
     def free(self, kv: KV) -> None:
@@ -103,12 +108,14 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.from_numpy(memory).view(dtype).view(shape)
 
 
-def _touch(parts: list[Tensor]) -> None:
-    """Writes as many first bytes of each, TOUCHED in all. One thread a part: two in the same huge page would both clear
-    it."""
+def _touch(parts: list[Tensor], pages: int) -> None:
+    """Writes something in the memory of as many first pages of each part, or of fewer: TOUCHED bytes in all. One thread
+    a part: two in the same huge page would both clear it."""
+    most = sum(part[:pages].nbytes for part in parts)
+    pages = min(pages, pages * TOUCHED // max(1, most))
 
     def touch(part: Tensor) -> None:
-        part.view(torch.uint8).view(-1).numpy()[: TOUCHED // len(parts)] = 0  # without the interpreter's lock
+        part[:pages].view(torch.uint8).view(-1).numpy()[::SMALL_PAGE] = 0  # without the interpreter's lock
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(touch, parts))
