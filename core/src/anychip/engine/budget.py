@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -61,6 +61,8 @@ class Budget:
     step_tokens: int
     """token budget of one step"""
     weights: int
+    embedding_number: int
+    """one number of the embedding"""
     activations: int
     """estimated before the weights are loaded; measured after that where the device can"""
     cache: Cache
@@ -94,16 +96,25 @@ def weight_specs(tree: Any) -> list[WeightSpec]:
     return [spec for child in children for spec in weight_specs(child)]
 
 
-def _weight_bytes(tree: Any, shapes: Shapes, dtype: DType) -> int:
+def _number_bytes(w: WeightSpec, stored: Mapping[str, str], dtype: DType, claims: Capabilities) -> int:
+    """Of each number of a weight where it is not quantised. stored: the dtype of each tensor of the checkpoint."""
+    if w.kind not in ("linear", "embedding", "experts"):
+        return 4
+    found = {stored.get(name) for part in w.parts for name in part}
+    halves = found in ({"bfloat16"}, {"float16"}) and not w.offset
+    return 2 if halves and claims.keeps_halves and dtype == "float32" else ITEM_BYTES[dtype]
+
+
+def _weight_bytes(tree: Any, shapes: Shapes, stored: Mapping[str, str], dtype: DType, claims: Capabilities) -> int:
     total = 0
     for w in weight_specs(tree):
-        item = ITEM_BYTES[dtype] if w.kind in ("linear", "embedding", "experts") else 4
+        item = _number_bytes(w, stored, dtype, claims)
         parts = [shapes[n] for part in w.parts for n in part]
         if w.quantize is not None:
             total += sum(QUANT_FORMATS[w.quantize].nbytes(*shape) for shape in parts)
         if w.quantize is None or w.kind == "embedding":  # its table stays beside the head
             total += item * sum(math.prod(shape) for shape in parts)
-        total += item * sum(math.prod(shapes[n]) for n in w.bias)
+        total += ITEM_BYTES[dtype] * sum(math.prod(shapes[n]) for n in w.bias)
     return total
 
 
@@ -153,7 +164,12 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
     _check_claims(spec, device)
     memory = device.allocator.memory() if isinstance(device, Device) else device.memory()
     tree = _weight_tree(kind, spec, device, options.quantize)
-    weights = _weight_bytes(tree, shapes, dtype)
+    stored = {tensor: info.dtype for tensor, info in checkpoint.tensors.items()}
+
+    def weigh(dtype: DType) -> int:
+        return _weight_bytes(tree, shapes, stored, dtype, claims)
+
+    weights = weigh(dtype)
     # One token at least for every request that decodes, or some would wait for others to end.
     step_tokens = options.max_num_batched_tokens or max(claims.step_tokens, options.max_num_seqs)
     activations = _activation_bytes(spec, dtype, step_tokens, options.max_num_seqs)
@@ -162,7 +178,9 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
         raise CapacityError(
             f"{checkpoint.name} needs {gib(weights)} for weights and {gib(activations)} for activations, {name} has "
             f"{gib(memory.free)} free: free {gib(-free)}, or use "
-            + _smaller(dtype, claims, weights, activations, options.quantize)
+            + _smaller(
+                [d for d in claims.weight_dtypes if weigh(d) < weights], claims, weights, activations, options.quantize
+            )
         )
     longest = spec.max_len if options.max_model_len is None else options.max_model_len
     if longest > spec.max_len:
@@ -171,7 +189,8 @@ def make_budget(checkpoint: Checkpoint, device: Device | StepPlugin, options: En
             f"ask for at most {spec.max_len}"
         )
     cache = _cache(device, KVSpec(spec.groups, kv_dtype), options, free, longest)
-    return Budget(spec, dtype, memory, step_tokens, weights, activations, cache, tree, shapes)
+    number = _number_bytes(tree["embed"], stored, dtype, claims)
+    return Budget(spec, dtype, memory, step_tokens, weights, number, activations, cache, tree, shapes)
 
 
 def fitted(budget: Budget, device: Device, options: EngineOptions, activations: int) -> Budget:
@@ -219,11 +238,13 @@ def _check_room(device: Device | StepPlugin, asked: int, free: int) -> None:
         )
 
 
-def _smaller(dtype: DType, claims: Capabilities, weights: int, activations: int, quantize: str | None) -> str:
-    """What would make a model fit."""
+def _smaller(
+    dtypes: Sequence[DType], claims: Capabilities, weights: int, activations: int, quantize: str | None
+) -> str:
+    """What would make a model fit. dtypes: those in which its weights take less."""
     if activations > weights:
         return "smaller steps (max_num_batched_tokens, max_num_seqs)"
-    halves = [f"dtype {d}" for d in claims.weight_dtypes if ITEM_BYTES[d] < ITEM_BYTES[dtype]][:1]
+    halves = [f"dtype {d}" for d in dtypes[:1]]
     whole = [f"quantize {name}" for name in claims.quantize[:1] if quantize is None]
     return ", or ".join(["a smaller model", *halves, *whole])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from anychip_sdk.contract import Bucket, NotSupported, OutOfMemory, Planned, SampleKind, StepKey
 
-from anychip.engine.budget import ITEM_BYTES, Budget
+from anychip.engine.budget import Budget
 from anychip.engine.estimate import Size, Work, size_of, step_seconds
 from anychip.engine.weights import load_weights
 from anychip.errors import CapacityError
@@ -47,7 +47,7 @@ def _size(budget: Budget) -> Size:
         budget.tree,
         budget.shapes,
         weights=budget.weights,
-        item=ITEM_BYTES[budget.dtype],
+        item=budget.embedding_number,
         kv={group.window: layout.page_bytes(g) // layout.page_size for g, group in enumerate(layout.spec.groups)},
     )
 

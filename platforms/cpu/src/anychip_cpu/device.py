@@ -57,6 +57,7 @@ class CpuDevice(TorchDevice):
             device_feedback=True,
             step_tokens=512,  # activations of more leave the cache between two ops
             quantize=() if found is None else FORMATS,
+            keeps_halves=found is not None,
             warm_up=False,  # a step is recorded while it runs
         )
         super().__init__(info, capabilities, "cpu")
@@ -126,7 +127,7 @@ class CpuDevice(TorchDevice):
         packed = self.ops._quantize(super().pack(plain, read, shapes, "float32"), spec.quantize)
         if isinstance(packed, IntExperts) or spec.kind == "linear":
             return packed
-        return TiedWeight(**vars(super().pack(plain, read, shapes, dtype)), head=packed)
+        return TiedWeight(**vars(self.pack(plain, read, shapes, dtype)), head=packed)
 
     def close(self) -> None:
         if self._recordings is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import ACTIVATIONS, FEW, INPUT_GROUP, Kernels, LinearWork, PackWork, run
-from anychip_cpu.packed import Groups, reads
+from anychip_cpu.packed import Groups, PackedWeight, reads
 from anychip_cpu.weight_memory import WeightMemory
 
 FORMATS = ("int8", "int8-g32", "int8-g64", "int8-g128", "int4", "int4-g32", "int4-g64", "int4-g128")
@@ -31,8 +31,8 @@ class IntWeight(Weight):
 
 
 @dataclass(kw_only=True)
-class TiedWeight(Weight):
-    """An embedding [V, E] that is the head too: `tensor` is the table as it was, `head` what logits are made with."""
+class TiedWeight(PackedWeight):
+    """An embedding [V, E] that is the head too: the table as it was, and `head`, what logits are made with."""
 
     head: IntWeight
 
