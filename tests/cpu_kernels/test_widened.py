@@ -115,6 +115,11 @@ def test_parts_of_different_kinds_are_packed_in_float32(device):
     assert packed(device, parts, WeightSpec((("w",), ("v",)), "linear")).tensor.dtype == torch.float32
 
 
+def test_a_bias_in_float32_is_not_rounded(device):
+    tensors = {"w": torch.zeros(32, 8).bfloat16(), "b": torch.full((32,), 1 + 2.0**-20)}
+    assert torch.equal(device.ops.linear(draw(1, 8), packed(device, tensors))[0], tensors["b"])
+
+
 def test_what_an_offset_is_added_to_is_packed_in_float32(device):
     """The sum may need more bits than 16."""
     tensors = {"w": torch.full((32, 8), 2.0**-12).bfloat16()}

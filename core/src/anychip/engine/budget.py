@@ -100,7 +100,7 @@ def _number_bytes(w: WeightSpec, stored: Mapping[str, str], dtype: DType, claims
     """Of each number of a weight where it is not quantised. stored: the dtype of each tensor of the checkpoint."""
     if w.kind not in ("linear", "embedding", "experts"):
         return 4
-    found = {stored.get(name) for part in w.parts for name in part}
+    found = {stored.get(name) for part in (*w.parts, w.bias) for name in part}
     halves = found in ({"bfloat16"}, {"float16"}) and not w.offset
     return 2 if halves and claims.keeps_halves and dtype == "float32" else ITEM_BYTES[dtype]
 

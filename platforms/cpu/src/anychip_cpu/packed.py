@@ -57,7 +57,8 @@ def kept_dtype(spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, .
     if dtype != "float32" or spec.const is not None or spec.offset:  # the sum with an offset may need more bits
         return dtype
     check(spec, shapes)
-    found = {read(name, (slice(0, 0),)).dtype.name for part in spec.parts for name in part}
+    names = (name for part in (*spec.parts, spec.bias) for name in part)  # of other numbers a bias would be rounded
+    found = {read(name, (slice(0, 0),)).dtype.name for name in names}
     return found.pop() if found in ({"bfloat16"}, {"float16"}) else dtype  # type: ignore[return-value]
 
 
