@@ -61,7 +61,7 @@ class Budget:
     step_tokens: int
     """token budget of one step"""
     weights: int
-    embedding_number: int
+    embedding_item: int
     """one number of the embedding"""
     activations: int
     """estimated before the weights are loaded; measured after that where the device can"""
@@ -100,9 +100,8 @@ def _number_bytes(w: WeightSpec, stored: Mapping[str, str], dtype: DType, claims
     """Of each number of a weight where it is not quantised. stored: the dtype of each tensor of the checkpoint."""
     if w.kind not in ("linear", "embedding", "experts"):
         return 4
-    found = {stored.get(name) for part in (*w.parts, w.bias) for name in part}
-    halves = found in ({"bfloat16"}, {"float16"}) and not w.offset
-    return 2 if halves and claims.keeps_halves and dtype == "float32" else ITEM_BYTES[dtype]
+    kept = w.halves(stored.get) if claims.keeps_halves and dtype == "float32" else None
+    return ITEM_BYTES[kept or dtype]
 
 
 def _weight_bytes(tree: Any, shapes: Shapes, stored: Mapping[str, str], dtype: DType, claims: Capabilities) -> int:

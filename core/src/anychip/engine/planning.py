@@ -47,7 +47,7 @@ def _size(budget: Budget) -> Size:
         budget.tree,
         budget.shapes,
         weights=budget.weights,
-        item=budget.embedding_number,
+        item=budget.embedding_item,
         kv={group.window: layout.page_bytes(g) // layout.page_size for g, group in enumerate(layout.spec.groups)},
     )
 

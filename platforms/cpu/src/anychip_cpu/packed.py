@@ -54,12 +54,10 @@ def kept_dtype(spec: WeightSpec, read: Reader, shapes: Mapping[str, tuple[int, .
     in, since widening them is exact wherever it is done, and a step that waits for the memory reads half as much.
 
     Raises ContractError where a tensor is missing."""
-    if dtype != "float32" or spec.const is not None or spec.offset:  # the sum with an offset may need more bits
+    if dtype != "float32" or spec.const is not None:
         return dtype
     check(spec, shapes)
-    names = (name for part in (*spec.parts, spec.bias) for name in part)  # of other numbers a bias would be rounded
-    found = {read(name, (slice(0, 0),)).dtype.name for name in names}
-    return found.pop() if found in ({"bfloat16"}, {"float16"}) else dtype  # type: ignore[return-value]
+    return spec.halves(lambda name: read(name, (slice(0, 0),)).dtype.name) or dtype
 
 
 def pack(w: Weight, kernels: Kernels, memory: WeightMemory, *, widened: bool = False) -> PackedWeight:

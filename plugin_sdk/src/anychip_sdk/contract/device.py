@@ -44,10 +44,10 @@ class Capabilities:
     `device_feedback`, and `Device.lend` must not give a buffer again before the result after the next was asked for.
     `batch_invariant`: a request's result does not depend on its batch. `step_tokens`: a step of more tokens is no
     faster per token; the engine's budget unless the user sets one. `quantize`: the names of QUANT_FORMATS that
-    `Device.pack` takes in `WeightSpec.quantize`. `keeps_halves`: in float32, a linear weight, an embedding or experts
-    stay in the bfloat16 or float16 that all their tensors have in the checkpoint, biases among them, and the core
-    counts their memory so. `warm_up`: False where the first step of a shape takes hardly longer than the next one, so
-    that running each ahead would only delay the start."""
+    `Device.pack` takes in `WeightSpec.quantize`. `keeps_halves`: in float32, weights stay in the 16 bits that the
+    checkpoint has them in, as `WeightSpec.halves` says, and the core counts their memory so. `warm_up`: False where the
+    first step of a shape takes hardly longer than the next one, so that running each ahead would only delay the
+    start."""
 
     weight_dtypes: tuple[DType, ...]
     kv_dtypes: tuple[KVDType, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -157,6 +157,15 @@ class WeightSpec:
     offset: float = 0.0
     const: np.ndarray | None = field(default=None, compare=False, hash=False)
     quantize: str | None = None
+
+    def halves(self, stored: Callable[[str], str | None]) -> Literal["bfloat16", "float16"] | None:
+        """The 16 bits in which a device that declares `Capabilities.keeps_halves` keeps the weight in float32: those
+        that all its tensors are in, biases among them, which would else be rounded. None where there are none, or
+        where an offset is added, as the sum may need more bits. stored: a tensor's dtype in the checkpoint."""
+        if self.kind not in ("linear", "embedding", "experts") or self.offset:
+            return None
+        found = {stored(name) for part in (*self.parts, self.bias) for name in part}
+        return "bfloat16" if found == {"bfloat16"} else "float16" if found == {"float16"} else None
 
 
 @dataclass(frozen=True)
