@@ -82,7 +82,7 @@ def test_nothing_is_written_outside(ops, dtype):
     packed = ops._pack(w, embedding=False)
     room = torch.full((4 * 17 + 64,), 7.0).to(dtype)
     kernels, x = ops._kernels, torch.randn(4, 8).to(dtype)
-    scratch = torch.empty(4, 8)
+    scratch = torch.empty(4, 8 + 16)
     pointers = (
         x.data_ptr(),
         packed.tensor.data_ptr(),

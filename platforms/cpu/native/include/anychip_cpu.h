@@ -79,8 +79,8 @@ typedef struct {
     int64_t activation;
 } AnychipLinear;
 
-/* weight: [size], y: [rows, size] = the norm of x, or with a residual (not null) of total = x + residual. residual, y
- * and total are contiguous, and with a residual x is too. */
+/* weight: [size], y: [rows, size] = the norm of x, or with a residual (not null) of total = x + residual. residual and
+ * total are contiguous. */
 typedef struct {
     const void* x;
     const void* residual;
@@ -89,6 +89,7 @@ typedef struct {
     void* total;
     const int32_t* live;
     int64_t x_stride;
+    int64_t y_stride;
     int64_t rows;
     int64_t size;
     float eps;
@@ -102,17 +103,21 @@ typedef struct {
     const int32_t* live;
     int64_t gate_stride;
     int64_t up_stride;
+    int64_t y_stride;
     int64_t rows;
     int64_t size;
     int64_t activation;
 } AnychipGated;
 
-/* y[r] = x[ids[r]], rows of `size` elements or bytes, contiguous; null ids: zeros. */
+/* y[r] = x[ids[r]], rows of `size` bytes, with strides in bytes too; null ids: zeros. For `embedding` elements take the
+ * place of bytes, and x is a packed weight. */
 typedef struct {
     const void* x;
     const int32_t* ids;
     void* y;
     const int32_t* live;
+    int64_t x_stride;
+    int64_t y_stride;
     int64_t rows;
     int64_t size;
     float scale;
@@ -203,8 +208,8 @@ typedef struct {
 } AnychipCombine;
 
 /* Attention over pages: keys [pages, kv_heads, page_size, head_dim], values [pages, kv_heads, page_size, v_dim], of one
- * layer; with ANYCHIP_INT8 scales [pages, kv_heads, page_size] of both. q: [tokens, heads, head_dim], out: [tokens,
- * heads, v_dim], both contiguous. Query head h reads KV head h / (heads / kv_heads). A token sees its own and earlier
+ * layer; with ANYCHIP_INT8 scales [pages, kv_heads, page_size] of both. q: [tokens, heads, head_dim], contiguous, out:
+ * [tokens, heads * v_dim]. Query head h reads KV head h / (heads / kv_heads). A token sees its own and earlier
  * places, `window` of them if it is not 0. */
 typedef struct {
     const void* q;
@@ -228,6 +233,7 @@ typedef struct {
     int64_t v_dim;
     int64_t page_size;
     int64_t pages_stride;
+    int64_t out_stride;
     int64_t window;
     int64_t kept; /* what keys and values are */
     int64_t scratch_stride; /* prefill: floats of one thread's scratch */
@@ -332,7 +338,8 @@ typedef struct {
     AnychipKernel pack_bf16;   /* AnychipPack */
     AnychipKernel linear_bf16; /* AnychipLinear */
 
-    /* The same products in float16, with sums in float32, packed like float32. scratch: float [rows, inputs]. */
+    /* The same products in float16, with sums in float32, packed like float32. scratch: float [rows,
+     * inputs + 16]. */
     AnychipKernel pack_f16;   /* AnychipPack */
     AnychipKernel linear_f16; /* AnychipLinear */
 

@@ -282,7 +282,7 @@ template <typename Number>
 static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
     const int64_t size = w.v_dim, step = w.heads * (size + 2), first = w.task_first[s], end = w.task_first[s + 1];
     float* parts = static_cast<float*>(w.scratch) + head * (size + 2);
-    Number* out = static_cast<Number*>(w.out) + (w.starts[s] * w.heads + head) * size;
+    Number* out = static_cast<Number*>(w.out) + w.starts[s] * w.out_stride + head * size;
     float top = -INFINITY, total = 0;
     for (int64_t t = first; t < end; ++t) top = fmaxf(top, parts[t * step + size]);
     float* sum_of = parts + first * step;

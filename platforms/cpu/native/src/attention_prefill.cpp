@@ -219,7 +219,7 @@ struct Tiles {
 
     void give(int64_t s, int64_t head, int64_t t, int64_t g, int64_t r) const {
         const int64_t group = w.heads / w.kv_heads;
-        Number* to = static_cast<Number*>(w.out) + ((w.starts[s] + t) * w.heads + head * group + g) * w.v_dim;
+        Number* to = static_cast<Number*>(w.out) + (w.starts[s] + t) * w.out_stride + (head * group + g) * w.v_dim;
         for (int64_t i = 0; i < w.v_dim; i += LANES)
             store_part(to + i, load(out + r * width + i) / total[r], w.v_dim - i);
     }

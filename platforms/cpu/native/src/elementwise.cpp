@@ -32,7 +32,7 @@ void rms_norm(const void* arguments, AnychipTeam team) {
                 }
                 row = out;
             }
-            normalize(row, w.size, w.weight, w.eps, y + r * w.size);
+            normalize(row, w.size, w.weight, w.eps, y + r * w.y_stride);
         }
     });
 }
@@ -49,7 +49,7 @@ void gated(const void* arguments, AnychipTeam team) {
                 const int64_t left = w.size - i;
                 const Vec x = load_part(gate + r * w.gate_stride + i, left);
                 const Vec open = activated(w.activation, x);
-                store_part(y + r * w.size + i, open * load_part(up + r * w.up_stride + i, left), left);
+                store_part(y + r * w.y_stride + i, open * load_part(up + r * w.up_stride + i, left), left);
             }
     });
 }

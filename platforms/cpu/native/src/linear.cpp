@@ -103,14 +103,14 @@ void linear_f16(const void* arguments, AnychipTeam team) {
     const AnychipLinear& w = *static_cast<const AnychipLinear*>(arguments);
     const Float16* x = static_cast<const Float16*>(w.x);
     float* wide = static_cast<float*>(w.scratch);
-    const int64_t rows = live_rows(w.rows, w.live);
+    const int64_t rows = live_rows(w.rows, w.live), stride = w.inputs + 16;  // rows 4 KiB apart would share few lines
     share(rows, worth(rows * w.inputs, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r)
             for (int64_t i = 0; i < w.inputs; i += LANES)
-                store_part(wide + r * w.inputs + i, load_part(x + r * w.x_stride + i, w.inputs - i), w.inputs - i);
+                store_part(wide + r * stride + i, load_part(x + r * w.x_stride + i, w.inputs - i), w.inputs - i);
     });
     barrier(team);
-    multiply<Float16, Float16>(w, wide, w.inputs, team);
+    multiply<Float16, Float16>(w, wide, stride, team);
 }
 
 template void pack<float>(const void*, AnychipTeam);

@@ -15,9 +15,11 @@ void gather(const void* arguments, AnychipTeam team) {
     char* y = static_cast<char*>(w.y);
     const int64_t rows = live_rows(w.rows, w.live);
     share(rows, worth(rows * w.size / 4, team), [=](int64_t first, int64_t end) {
-        if (!w.ids) memset(y + first * w.size, 0, static_cast<size_t>((end - first) * w.size));
-        for (int64_t r = first; w.ids && r < end; ++r)
-            memcpy(y + r * w.size, x + w.ids[r] * w.size, static_cast<size_t>(w.size));
+        for (int64_t r = first; r < end; ++r)
+            if (w.ids)
+                memcpy(y + r * w.y_stride, x + w.ids[r] * w.x_stride, static_cast<size_t>(w.size));
+            else
+                memset(y + r * w.y_stride, 0, static_cast<size_t>(w.size));
     });
 }
 
@@ -29,7 +31,7 @@ void embedding(const void* arguments, AnychipTeam team) {
     share(rows, worth(16 * rows * w.size, team), [=](int64_t first, int64_t end) {
         for (int64_t r = first; r < end; ++r) {
             const Weight* from = static_cast<const Weight*>(w.x) + w.ids[r] / WIDTH * panel + w.ids[r] % WIDTH * pair;
-            Number* y = static_cast<Number*>(w.y) + r * w.size;
+            Number* y = static_cast<Number*>(w.y) + r * w.y_stride;
             for (int64_t i = 0; i < w.size; ++i) {
                 const Weight number = from[i / pair * pair * WIDTH + i % pair];
                 if constexpr (sizeof(Number) == sizeof(Weight))

@@ -64,7 +64,7 @@ class KernelAttention(TorchAttention):
         if not self._serves(q, keys, values, H):
             return self._launch.kit(super().attend, q, kv, batch, layer)
         q = self._launch.dense(q)
-        out = self._launch.empty((T, H * cells(values).shape[-1]), q.dtype, like=q)
+        out = self._launch.empty_input((T, H * cells(values).shape[-1]), q.dtype, like=q)
         plans = batch.plan["kernels"]
         plan = plans.get((spec.group, spec.window))
         first = plan is None
@@ -152,8 +152,8 @@ class KernelAttention(TorchAttention):
         return AttentionWork(
             *(q.data_ptr(), out.data_ptr(), *_pointers(keys, values)),
             *(x.data_ptr() for x in (plan.scratch, *given, *lists)),
-            *(q.shape[1], K, q.shape[2], cells(values).shape[-1], size, table.stride(0), spec.window or 0),
-            *(KEPT[cells(keys).dtype], plan.scratch_stride, spec.scale, spec.softcap or 0.0),
+            *(q.shape[1], K, q.shape[2], cells(values).shape[-1], size, table.stride(0), out.stride(0)),
+            *(spec.window or 0, KEPT[cells(keys).dtype], plan.scratch_stride, spec.scale, spec.softcap or 0.0),
         )
 
 

@@ -18,7 +18,7 @@ def experts(
     x: Tensor, scores: Tensor, gate_up: Experts, down: Experts, spec: MoESpec, kernels: Kernels, launch: Launcher
 ) -> Tensor:
     """x: [T, E], scores of the router: [T, experts] -> [T, E], this rank's part of the sum; zero in padding."""
-    x, scores, top = launch.dense(x), launch.rows(scores), spec.top_k
+    x, scores, top = launch.rows(x), launch.rows(scores), spec.top_k
     (tokens, size), picks = x.shape, len(x) * top
     chosen, place, token = (launch.empty((picks,), int32) for _ in range(3))
     weights, starts = launch.empty((picks,)), launch.empty((spec.experts + 1,), int32)
@@ -28,17 +28,20 @@ def experts(
     )
     launch.run(kernels.of("route", scores.dtype), work)
     groups = Groups(starts.data_ptr(), spec.experts)
-    rows = launch.empty((picks, size), x.dtype)
-    gather = GatherWork(x.data_ptr(), token.data_ptr(), rows.data_ptr(), groups.live, picks, x[:1].nbytes, 1.0)
+    rows = launch.empty_input((picks, size), x.dtype)
+    gather = GatherWork(
+        *(x.data_ptr(), token.data_ptr(), rows.data_ptr(), groups.live),
+        *(x.stride(0) * x.itemsize, rows.stride(0) * x.itemsize, picks, size * x.itemsize, 1.0),
+    )
     launch.run(kernels.gather, gather)
     if can_gate(gate_up.sizes, kernels):
         hidden = _product(rows, gate_up, kernels, launch, groups, spec.activation)
     else:
         gate, up = _product(rows, gate_up, kernels, launch, groups).split(gate_up.sizes, -1)  # type: ignore[no-untyped-call]
-        hidden = launch.empty((picks, gate_up.sizes[0]), x.dtype)
+        hidden = launch.empty_input((picks, gate_up.sizes[0]), x.dtype)
         gated = GatedWork(
-            *(gate.data_ptr(), up.data_ptr(), hidden.data_ptr(), groups.live, gate.stride(0), up.stride(0)),
-            *(picks, hidden.shape[1], ACTIVATIONS[spec.activation]),
+            *(gate.data_ptr(), up.data_ptr(), hidden.data_ptr(), groups.live),
+            *(gate.stride(0), up.stride(0), hidden.stride(0), picks, hidden.shape[1], ACTIVATIONS[spec.activation]),
         )
         launch.run(kernels.of("gated", x.dtype), gated)
     parts = _product(hidden, down, kernels, launch, groups)

@@ -80,38 +80,34 @@ class KernelOps(CpuOps):
         if isinstance(w, PackedWeight):
             kernel = self._kernels.of("embedding", w.dtype, w.tensor.dtype)
             scale = torch.tensor(scale, dtype=w.dtype).item()
-            return self._gather(kernel, w.tensor, ids, (w.inputs,), w.inputs, scale, w.dtype)
+            y = self._launch.empty((len(ids), w.inputs), w.dtype, like=ids)
+            self._gather(kernel, w.tensor, ids, y, 0, w.inputs, scale)
+            return y
         if scale == 1.0 and w.tensor.is_contiguous():
             return self.take(w.tensor, ids)
         return self._launch.kit(super().embedding, ids, w, scale)
 
     def take(self, x: Tensor, rows: Tensor) -> Tensor:
-        if not x.is_contiguous() or rows.dtype != torch.int32:
+        if (x.ndim > 1 and not x[0].is_contiguous()) or rows.dtype != torch.int32:
             return self._launch.kit(super().take, x, rows)
-        return self._gather(self._kernels.gather, x, rows, x.shape[1:], x[:1].nbytes)
+        y = self._launch.empty((len(rows), *x.shape[1:]), x.dtype, like=rows)
+        self._gather(self._kernels.gather, x, rows, y, x.stride(0) * x.itemsize, y[:1].nbytes)
+        return y
 
     def zeros_like(self, x: Tensor) -> Tensor:
         y = self._launch.empty(tuple(x.shape), x.dtype, like=x)
-        work = GatherWork(None, None, y.data_ptr(), self._launch.live(x), len(x), x[:1].nbytes, 1.0)
+        size = y[:1].nbytes
+        work = GatherWork(None, None, y.data_ptr(), self._launch.live(x), 0, size, len(x), size, 1.0)
         self._launch.run(self._kernels.gather, work)
         return y
 
     def _gather(
-        self,
-        kernel: int,
-        x: Tensor,
-        ids: Tensor,
-        shape: tuple[int, ...],
-        size: int,
-        scale: float = 1.0,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Rows `ids` of x, each of this shape, in x's dtype or this one."""
+        self, kernel: int, x: Tensor, ids: Tensor, y: Tensor, stride: int, size: int, scale: float = 1.0
+    ) -> None:
+        """Rows `ids` of x, which lie `stride` apart, to those of y, which are dense."""
         ids = self._launch.dense(ids)
-        y = self._launch.empty((len(ids), *shape), dtype or x.dtype, like=ids)
-        work = GatherWork(x.data_ptr(), ids.data_ptr(), y.data_ptr(), self._launch.live(ids), len(ids), size, scale)
-        self._launch.run(kernel, work)
-        return y
+        pointers = (t.data_ptr() for t in (x, ids, y))
+        self._launch.run(kernel, GatherWork(*pointers, self._launch.live(ids), stride, size, len(ids), size, scale))
 
     def rms_norm(self, x: Tensor, w: Weight, eps: float) -> Tensor:
         if x.dtype not in DTYPES or x.ndim != 2:
@@ -126,11 +122,11 @@ class KernelOps(CpuOps):
     def _norm(self, x: Tensor, residual: Tensor | None, w: Weight, eps: float) -> tuple[Tensor, Tensor]:
         """-> the norm and the sum; without a residual there is no sum, and x stands for it."""
         rows, size = x.shape
-        y = self._launch.empty((rows, size), x.dtype, like=x)
+        y = self._launch.empty_input((rows, size), x.dtype, like=x)
         total = x if residual is None else self._launch.empty((rows, size), x.dtype, like=x)
         work = NormWork(
             *(x.data_ptr(), None if residual is None else residual.data_ptr(), w.tensor.data_ptr(), y.data_ptr()),
-            *(total.data_ptr(), self._launch.live(x), x.stride(0), rows, size, eps),
+            *(total.data_ptr(), self._launch.live(x), x.stride(0), y.stride(0), rows, size, eps),
         )
         self._launch.run(self._kernels.of("rms_norm", x.dtype), work)
         return y, total
@@ -140,10 +136,10 @@ class KernelOps(CpuOps):
             return self._launch.kit(super().gated_activation, gate, up, kind)
         gate, up = self._launch.rows(gate), self._launch.rows(up)
         rows, size = gate.shape
-        y = self._launch.empty((rows, size), gate.dtype, like=gate)
+        y = self._launch.empty_input((rows, size), gate.dtype, like=gate)
         work = GatedWork(
             *(gate.data_ptr(), up.data_ptr(), y.data_ptr(), self._launch.live(gate)),
-            *(gate.stride(0), up.stride(0), rows, size, ACTIVATIONS[kind]),
+            *(gate.stride(0), up.stride(0), y.stride(0), rows, size, ACTIVATIONS[kind]),
         )
         self._launch.run(self._kernels.of("gated", gate.dtype), work)
         return y

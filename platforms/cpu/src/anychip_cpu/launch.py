@@ -11,6 +11,9 @@ from torch import Tensor
 
 from anychip_cpu.native import Reads, run
 
+LINE, CONFLICT = 64, 512
+"""Bytes of a cache's line, and between rows that would share few of its sets."""
+
 
 class Recorder(Protocol):
     """What a step that is recorded adds to a call."""
@@ -39,6 +42,13 @@ class Launcher:
     ) -> Tensor:
         """Memory for a kernel to write. like: a tensor with the same rows; None where it has no rows of the batch."""
         return torch.empty(shape, dtype=dtype) if self.recorder is None else self.recorder.empty(shape, dtype, like)
+
+    def empty_input(self, shape: tuple[int, int], dtype: torch.dtype, *, like: Tensor | None = None) -> Tensor:
+        """Memory for what a product will read: it takes the same place of a dozen rows at a time, and where those lie a
+        power of two apart the first-level cache has lines for few of them. So such rows lie a line further apart."""
+        rows, size = shape
+        near = size * dtype.itemsize % CONFLICT == 0
+        return self.empty((rows, size + near * (LINE // dtype.itemsize)), dtype, like=like)[:, :size]
 
     def live(self, x: Tensor) -> int | None:
         """The address of the number of rows of x that are real; None: all."""

@@ -53,15 +53,15 @@ class LinearWork(Structure):
 
 
 class NormWork(Structure):
-    _fields_ = _struct(P="x residual weight y total live", N="x_stride rows size", F="eps")
+    _fields_ = _struct(P="x residual weight y total live", N="x_stride y_stride rows size", F="eps")
 
 
 class GatedWork(Structure):
-    _fields_ = _struct(P="gate up y live", N="gate_stride up_stride rows size activation")
+    _fields_ = _struct(P="gate up y live", N="gate_stride up_stride y_stride rows size activation")
 
 
 class GatherWork(Structure):
-    _fields_ = _struct(P="x ids y live", N="rows size", F="scale")
+    _fields_ = _struct(P="x ids y live", N="x_stride y_stride rows size", F="scale")
 
 
 class RopeWork(Structure):
@@ -94,7 +94,7 @@ class AttentionWork(Structure):
     _fields_ = _struct(
         P="q out keys values key_scales value_scales scratch counts pages lengths starts task_first task_sequence"
         " task_order",
-        N="heads kv_heads head_dim v_dim page_size pages_stride window kept scratch_stride",
+        N="heads kv_heads head_dim v_dim page_size pages_stride out_stride window kept scratch_stride",
         F="scale softcap",
     )
 

@@ -97,15 +97,16 @@ def product(
     x = launch.rows(x)
     rows, inputs = x.shape
     size = w.outputs if gated is None else w.outputs // 2
-    y = launch.empty((rows, size), x.dtype, like=x if groups is None else None)
+    empty = launch.empty if gated is None else launch.empty_input
+    y = empty((rows, size), x.dtype, like=x if groups is None else None)
     bias = None if w.bias is None else w.bias.data_ptr()
-    scratch = launch.empty((rows, inputs)) if x.dtype == torch.float16 else None
+    scratch = launch.empty((rows, inputs + 16)) if x.dtype == torch.float16 else None
     live = launch.live(x) if groups is None else groups.live
     starts, count = (None, 0) if groups is None else (groups.starts, groups.count)
     work = LinearWork(
         *(x.data_ptr(), w.tensor.data_ptr(), None, bias, y.data_ptr()),
         *(None if scratch is None else scratch.data_ptr(), live, starts),
-        *(x.stride(0), rows, w.outputs, inputs, size, 0, 0, count, ACTIVATIONS[gated]),
+        *(x.stride(0), rows, w.outputs, inputs, y.stride(0), 0, 0, count, ACTIVATIONS[gated]),
     )
     launch.run(kernels.of("linear", x.dtype, w.tensor.dtype), work, reads(w.tensor, gated) if groups is None else None)
     return y
