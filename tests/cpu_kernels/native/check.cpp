@@ -109,7 +109,7 @@ void check_linear(const AnychipKernels& k, const Kind& kind, const Kind& kept, A
                   int64_t rows, int64_t outputs, int64_t inputs, int64_t threads) {
     Array weight(kept, draw(outputs * inputs)), x(kind, draw(rows * inputs)), bias(kind, draw(outputs));
     const int64_t panels = (outputs + k.width - 1) / k.width, padded = inputs + inputs % 2;
-    std::vector<float> packed(panels * k.width * padded), scratch(rows * inputs);
+    std::vector<float> packed(panels * k.width * padded), scratch(rows * (inputs + 16));
     Array y(kind, rows * outputs);
     const AnychipPack p = {weight.data(), packed.data(), nullptr, outputs, inputs, 0, 0};
     run(pack, &p, threads);
@@ -172,8 +172,9 @@ void check_norm(const AnychipKernels& k, const Kind& kind, AnychipKernel kernel,
                 int64_t threads) {
     Array x(kind, draw(rows * size)), residual(kind, draw(rows * size)), y(kind, rows * size), total(kind, rows * size);
     const std::vector<float> weight = draw(size);
-    const AnychipNorm w = {x.data(), residual.data(), weight.data(), y.data(), total.data(), nullptr,
-                           size,     rows,            size,          1e-5f};
+    AnychipNorm w = {};
+    w.x = x.data(), w.residual = residual.data(), w.weight = weight.data(), w.y = y.data(), w.total = total.data();
+    w.x_stride = size, w.y_stride = size, w.rows = rows, w.size = size, w.eps = 1e-5f;
     run(kernel, &w, threads);
     bool right = true;
     for (int64_t r = 0; r < rows; ++r) {
@@ -193,7 +194,10 @@ void check_norm(const AnychipKernels& k, const Kind& kind, AnychipKernel kernel,
 void check_gated(const AnychipKernels& k, const Kind& kind, AnychipKernel kernel, int64_t rows, int64_t size,
                  int64_t threads) {
     Array gate(kind, draw(rows * size)), up(kind, draw(rows * size)), y(kind, rows * size);
-    const AnychipGated w = {gate.data(), up.data(), y.data(), nullptr, size, size, rows, size, ANYCHIP_SILU};
+    AnychipGated w = {};
+    w.gate = gate.data(), w.up = up.data(), w.y = y.data();
+    w.gate_stride = size, w.up_stride = size, w.y_stride = size;
+    w.rows = rows, w.size = size, w.activation = ANYCHIP_SILU;
     run(kernel, &w, threads);
     bool right = true;
     for (int64_t i = 0; i < rows * size; ++i) {
