@@ -2,7 +2,8 @@
 // their log-sum-exp (Dao et al., "Flash-Decoding", 2023). Chunks begin at multiples of CHUNK, so that a sequence's
 // result does not depend on the batch or on the number of threads. Tasks of several sequences that see the same pages
 // are taken together, so that a prefix in common is read once for all of them (as in Juravsky et al., "Hydragen",
-// arXiv:2402.05099); each head is computed as it would be alone.
+// arXiv:2402.05099); the KV heads of other tasks are, too, where there are many tasks, so that a page is read from its
+// start to its end. Each head is computed as it would be alone.
 #include <math.h>
 
 #include "attention.h"
@@ -11,22 +12,39 @@
 
 namespace ANYCHIP_ISA {
 
-// What tasks that are taken together read: places first..end of one KV head, in the pages of sequence s.
+// What tasks that are taken together read: places first..end of KV heads head..head + heads, in the pages of sequence s.
 struct Task {
     const int32_t* order;
-    int64_t count, s, head, first, end;
-    // The i-th, of `tasks` for each KV head, and those that go with it. A page's heads lie side by side: taken one after
-    // another, what the threads read at a time is close together.
-    Task(const AnychipAttention& w, int64_t i, int64_t tasks) : order(w.task_order + i / w.kv_heads), count(1) {
+    int64_t count, s, head, heads, first, end;
+    // The (i / kv_heads)-th of `tasks`, from head i % kv_heads on, and those that go with it. One that is alone takes
+    // `together` heads.
+    Task(const AnychipAttention& w, int64_t i, int64_t tasks, int64_t together)
+        : order(w.task_order + i / w.kv_heads), count(1), head(i % w.kv_heads) {
         for (const int64_t left = tasks - i / w.kv_heads; count < left && order[count] < 0;) ++count;
-        s = w.task_sequence[part(0)], head = i % w.kv_heads;
+        s = w.task_sequence[part(0)], heads = count > 1 ? 1 : least(together, w.kv_heads - head);
         const int64_t length = w.lengths[s], seen = first_seen(w, length - 1);
         const int64_t chunk = part(0) - w.task_first[s] + seen / CHUNK;
         first = chunk * CHUNK > seen ? chunk * CHUNK : seen, end = least(length, (chunk + 1) * CHUNK);
     }
     // Where the n-th one's result goes, of all tasks.
     int64_t part(int64_t n) const { return order[n] < 0 ? ~order[n] : order[n]; }
-    Spot spot(const AnychipAttention& w, int64_t place) const { return {w, s, head, place}; }
+};
+
+// A way through a task's keys or values, LANES rows of a head at a time, as they lie in memory: page by page, and there
+// head by head. What comes in long runs the processor fetches by itself.
+struct Walk {
+    int64_t count, heads, run;          // places, heads, and places of a head before those of the next one
+    int64_t from = 0, head = 0, j = 0;  // where the run of places begins, and where the walk is
+    Walk(const AnychipAttention& w, const Task& task)
+        : count(task.end - task.first), heads(task.heads), run(ceil_div(w.page_size, LANES) * LANES) {}
+    // Whether there was another.
+    bool step() {
+        j += LANES;
+        if (j < least(from + run, count)) return true;
+        if (++head == heads) head = 0, from += run;
+        j = from;
+        return j < count;
+    }
 };
 
 // Keys or values of LANES places from `place` on, one after another, and with whole numbers their scales. Those behind
@@ -38,16 +56,17 @@ struct Rows {
     Kept copied[LANES * ANYCHIP_HEAD_MAX];
     float copied_scales[LANES];
 
-    Rows(const AnychipAttention& w, const Task& t, int64_t place, const void* pages, const float* of, int64_t size) {
+    Rows(const AnychipAttention& w, const Task& t, const Walk& walk, const void* pages, const float* of, int64_t size) {
         const Kept* from = static_cast<const Kept*>(pages);
-        const Spot spot = t.spot(w, place);
+        const int64_t head = t.head + walk.head, place = t.first + walk.j;
+        const Spot spot(w, t.s, head, place);
         if (spot.left >= LANES) {
             at = from + spot.row * size;
             if constexpr (SCALED<Kept>) scales = of + spot.row;
             return;
         }
         for (int64_t j = 0; j < LANES; ++j) {
-            const int64_t row = t.spot(w, least(place + j, t.end - 1)).row;
+            const int64_t row = Spot(w, t.s, head, least(place + j, t.end - 1)).row;
             __builtin_memcpy(copied + j * size, from + row * size, static_cast<uint64_t>(size) * sizeof(Kept));
             if constexpr (SCALED<Kept>) copied_scales[j] = of[row];
         }
@@ -58,17 +77,16 @@ struct Rows {
 // Rows that GROUP heads take at once, so that each (head, row) has a lane: LANES over GROUP rounded up to 1, 2 or 4.
 constexpr int64_t rows_of(int group) { return LANES / (group == 1 ? 1 : group == 2 ? 2 : 4); }
 
-// Into the second-level cache: to the first one the processor fetches no more than some twenty lines at a time, and these
-// are wanted only when the rows at hand are done.
-static inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+// What is read once goes past the second-level cache, which has better things to keep.
+static inline void fetch(const void* line) { __builtin_prefetch(line, 0, 0); }
 
-// The n-th of as many parts of LANES rows: heads that take several passes fetch some before each, as all at once would
-// keep what the passes read themselves waiting.
+// The n-th of as many parts of LANES rows, into the second-level cache: heads that take several passes fetch some before
+// each, as all at once would keep what the passes read themselves waiting.
 template <typename Kept>
 static void fetch_part(const Kept* rows, int64_t size, int64_t n, int64_t parts) {
     const int64_t lines = ceil_div(LANES * size * static_cast<int64_t>(sizeof(Kept)), 64);
     for (int64_t i = lines * n / parts; i < lines * (n + 1) / parts; ++i)
-        fetch(reinterpret_cast<const char*>(rows) + i * 64);
+        __builtin_prefetch(reinterpret_cast<const char*>(rows) + i * 64, 0, 2);
 }
 
 // GROUP heads of q times rows_of(GROUP) rows, a head's products side by side. Meanwhile rows `ahead` are fetched.
@@ -209,67 +227,78 @@ static void soften(const AnychipAttention& w, float* scores, int64_t count, floa
     *total = sum(sums);
 }
 
-// Keys or values of a task, in the order in which they are read.
+// What a task reads soon: its keys, its values and then the keys of the next one, some rows ahead.
 template <typename Kept>
-struct Stream {
+struct Ahead {
     const AnychipAttention& w;
-    const Task& task;
-    const Kept* pages;
-    int64_t size, count, all, distance;  // numbers in a row, rows, rows up to whole LANES, rows to fetch ahead
-
-    Stream(const AnychipAttention& w, const Task& task, const void* pages, int64_t size)
-        : w(w), task(task), pages(static_cast<const Kept*>(pages)), size(size), count(task.end - task.first) {
-        // Enough for the memory's latency. A head's blocks often lie a power of two apart and fall on few sets of the
-        // cache: of those fetched much earlier some are gone again.
+    const Task* tasks[3];
+    const void* pages[3];
+    int64_t sizes[3];
+    int64_t now = 0;
+    Walk walk;
+    Ahead(const AnychipAttention& w, const Task& task, const Task& next)
+        : w(w), tasks{&task, &task, &next}, pages{w.keys, w.values, w.keys}, sizes{w.head_dim, w.v_dim, w.head_dim},
+          walk(w, task) {
+        // Of what is fetched much earlier some is gone again, where rows lie a power of two apart and fall on few sets of
+        // the cache.
         constexpr int64_t BYTES = 4096;
-        const int64_t row_bytes = size * static_cast<int64_t>(sizeof(Kept));
-        all = ceil_div(count, LANES) * LANES;
-        distance = least(all, ceil_div(BYTES, LANES * row_bytes) * LANES);
+        for (int64_t n = ceil_div(BYTES, LANES * w.head_dim * static_cast<int64_t>(sizeof(Kept))); n > 0; --n) step();
     }
-    const Kept* at(int64_t j) const { return pages + task.spot(w, task.first + least(j, count - 1)).row * size; }
-    // What is wanted soon after the j-th row: of this stream, or behind its end of the `next` one.
-    const Kept* ahead(int64_t j, const Stream& next) const {
-        return j + distance < count ? at(j + distance) : next.at(j + distance - all);
+    void step() {
+        if (!walk.step() && now < 2) walk = Walk(w, *tasks[++now]);
+    }
+    const Kept* at() const {
+        const Task& t = *tasks[now];
+        const Spot spot(w, t.s, t.head + walk.head, t.first + least(walk.j, walk.count - 1));
+        return static_cast<const Kept*>(pages[now]) + spot.row * sizes[now];
     }
 };
 
-// The tasks' heads, one after another, with their q: [heads, head_dim]. The first ones find rows in the second-level
-// cache, the others in the first; all fetch what comes next, up to the keys of the tasks that this thread takes then.
+// The tasks' heads with their q: [KV heads, query heads of each and of all tasks, head_dim]. Of many query heads the
+// first ones find rows in the second-level cache, the others in the first; all fetch what comes next, up to the keys of
+// the tasks that this thread takes then.
 template <typename Kept>
 static void attend(const AnychipAttention& w, const float* q, const Task& task, const Task& next) {
-    const int64_t group = w.heads / w.kv_heads, heads = task.count * group, count = task.end - task.first;
-    const Stream<Kept> keys(w, task, w.keys, w.head_dim), values(w, task, w.values, w.v_dim);
-    const Stream<Kept> then(w, next, w.keys, w.head_dim);
+    const int64_t group = w.heads / w.kv_heads, heads = task.count * group, all = task.heads * heads;
+    const int64_t count = task.end - task.first;
+    Ahead<Kept> ahead(w, task, next);
     // Sums lie here until they are whole: this memory is in the cache, and rows of the scratch begin anywhere.
     alignas(64) float scores[GROUP_MAX][CHUNK], sums[GROUP_MAX * ANYCHIP_HEAD_MAX];
     float tops[GROUP_MAX], totals[GROUP_MAX];
-    for (int64_t j = 0; j < count; j += LANES) {
-        const Rows<Kept> rows(w, task, task.first + j, w.keys, w.key_scales, w.head_dim);
-        const Kept* ahead = keys.ahead(j, values);
-        const auto some = heads <= 4 ? score_heads<Kept, true> : score_heads<Kept, false>;
+    const auto some = heads <= 4 ? score_heads<Kept, true> : score_heads<Kept, false>;
+    Walk walk(w, task);
+    do {
+        const Rows<Kept> rows(w, task, walk, w.keys, w.key_scales, w.head_dim);
+        const Kept* soon = ahead.at();
         for (int64_t h = 0; h < heads; h += 4) {
-            if (heads > 4) fetch_part(ahead, w.head_dim, h / 4, ceil_div(heads, 4));
-            some(least(4, heads - h), q + h * w.head_dim, rows, ahead, w.head_dim, scores[h] + j);
+            const int64_t place = walk.head * heads + h;
+            if (heads > 4) fetch_part(soon, w.head_dim, h / 4, ceil_div(heads, 4));
+            some(least(4, heads - h), q + place * w.head_dim, rows, soon, w.head_dim, scores[place] + walk.j);
         }
-    }
-    for (int64_t h = 0; h < heads; ++h) soften(w, scores[h], count, tops + h, totals + h);
-    for (int64_t i = 0; i < heads * w.v_dim; ++i) sums[i] = 0;
-    for (int64_t j = 0; j < count; j += LANES) {
-        const Rows<Kept> rows(w, task, task.first + j, w.values, w.value_scales, w.v_dim);
-        add_values(sums, scores[0] + j, heads, least(LANES, count - j), rows, values.ahead(j, then), w.v_dim);
-    }
-    for (int64_t h = 0; h < heads; ++h) {
-        const int64_t place = task.part(h / group) * w.heads + task.head * group + h % group;
-        float* to = static_cast<float*>(w.scratch) + place * (w.v_dim + 2);
+        ahead.step();
+    } while (walk.step());
+    for (int64_t h = 0; h < all; ++h) soften(w, scores[h], count, tops + h, totals + h);
+    for (int64_t i = 0; i < all * w.v_dim; ++i) sums[i] = 0;
+    walk = Walk(w, task);
+    do {
+        const Rows<Kept> rows(w, task, walk, w.values, w.value_scales, w.v_dim);
+        const int64_t place = walk.head * heads;
+        add_values(sums + place * w.v_dim, scores[place] + walk.j, heads, least(LANES, count - walk.j), rows, ahead.at(),
+                   w.v_dim);
+        ahead.step();
+    } while (walk.step());
+    for (int64_t h = 0; h < all; ++h) {
+        const int64_t head = (task.head + h / heads) * group + h % group, part = task.part(h / group % task.count);
+        float* to = static_cast<float*>(w.scratch) + (part * w.heads + head) * (w.v_dim + 2);
         __builtin_memcpy(to, sums + h * w.v_dim, 4 * static_cast<uint64_t>(w.v_dim));
         to[w.v_dim] = tops[h], to[w.v_dim + 1] = totals[h];
     }
 }
 
-// The queries of the tasks as floats -> q: [heads, head_dim].
+// The queries of the tasks as floats -> q, as `attend` takes them: of several tasks it is one KV head's.
 template <typename Number>
 static void take_queries(const AnychipAttention& w, const Task& task, float* q) {
-    const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim;
+    const int64_t group = w.heads / w.kv_heads, size = task.heads * group * w.head_dim;
     for (int64_t n = 0; n < task.count; ++n, q += size) {
         const int64_t token = w.starts[w.task_sequence[task.part(n)]];
         const Number* from = static_cast<const Number*>(w.q) + (token * w.heads + task.head * group) * w.head_dim;
@@ -297,17 +326,28 @@ static void combine(const AnychipAttention& w, int64_t s, int64_t head) {
     for (int64_t i = 0; i < size; i += LANES) store_part(out + i, load_part(sum_of + i, size - i) / total, size - i);
 }
 
+// KV heads of a task that is alone: as many as leave enough tasks for all threads, with what their queries take of the
+// caches.
+static int64_t heads_together(const AnychipAttention& w, int64_t tasks, int64_t threads) {
+    constexpr int64_t ENOUGH = 16, QUERIES = 32;
+    const int64_t most = least(w.kv_heads * tasks / (ENOUGH * threads), QUERIES / (w.heads / w.kv_heads));
+    return most < 1 ? 1 : least(most, w.kv_heads);
+}
+
 template <typename Number>
 void decode(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
     const int64_t decodes = w.counts[3], tasks = w.task_first[decodes], all = tasks * w.kv_heads;
     alignas(64) float q[GROUP_MAX * ANYCHIP_HEAD_MAX];
+    const int64_t together = heads_together(w, tasks, team.all);
     for (int64_t i = next_task(team); i < all; i = next_task(team)) {
         if (w.task_order[i / w.kv_heads] < 0) continue;
+        const Task task(w, i, tasks, together);
+        if (task.count == 1 && task.head % together) continue;  // taken with the head before
         // `next`: most likely.
-        int64_t later = least(i + team.all, all - 1);
+        int64_t later = least(i + team.all * task.heads, all - 1);
         while (w.task_order[later / w.kv_heads] < 0 && later + w.kv_heads < all) later += w.kv_heads;
-        const Task task(w, i, tasks), next(w, later, tasks);
+        const Task next(w, later - later % w.kv_heads % together, tasks, together);
         take_queries<Number>(w, task, q);
         of_kind(w.kept, [&](auto kind) { attend<decltype(kind)>(w, q, task, next); });
     }
