@@ -14,7 +14,7 @@ constexpr int64_t FEW = ANYCHIP_FEW_ROWS;
 // them: between two steps the interpreter finds its own data there.
 template <int ROWS, int64_t BYTES, int64_t FAR = 16384>
 static inline void fetch_ahead(const void* panel) {
-    constexpr int64_t AHEAD = ROWS > FEW ? FAR : 2048;
+    constexpr int64_t AHEAD = ROWS > FEW ? FAR : 8192;
     for (int64_t i = 0; i < BYTES; i += 64)
         __builtin_prefetch(static_cast<const char*>(panel) + AHEAD + i, 0, ROWS > FEW ? 2 : 0);
 }
