@@ -76,6 +76,25 @@ struct Tiles {
         total = top + ANYCHIP_PREFILL_ROWS;
     }
 
+    // Places of a sequence that are fetched to the second-level cache a few rows at a time, between products: their keys,
+    // then their values.
+    struct Coming {
+        const AnychipAttention& w;
+        int64_t s, head, first, count, next = 0;
+
+        void fetch() {
+            constexpr int64_t ROWS = 4;
+            int64_t item = 0;
+            of_kind(w.kept, [&](auto kind) { item = sizeof kind; });
+            for (const int64_t end = least(2 * count, next + ROWS); next < end; ++next) {
+                const Spot spot(w, s, head, first + next % count);
+                const int64_t bytes = (next < count ? w.head_dim : w.v_dim) * item;
+                const char* row = static_cast<const char*>(next < count ? w.keys : w.values) + spot.row * bytes;
+                for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
+            }
+        }
+    };
+
     // Tokens first..end of sequence s, the query heads of one KV head.
     void run(int64_t s, int64_t head, int64_t first, int64_t end) const {
         const int64_t group = w.heads / w.kv_heads, rows = (end - first) * group;
@@ -86,15 +105,16 @@ struct Tiles {
         const int64_t last = before + end, start = first_seen(w, before + first);
         for (int64_t place = start; place < last; place += PLACES) {
             const int64_t count = least(PLACES, last - place), columns = ceil_div(count, WIDTH) * WIDTH;
+            Coming coming = {w, s, head, place + count, least(PLACES, last - place - count)};
             of_kind(w.kept, [&](auto kind) { take_places<decltype(kind)>(s, head, place, count, columns); });
             for (int64_t column = 0; column < columns; column += WIDTH)
                 by_tiles(rows, queries, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim, scores + column,
-                         PLACES, nullptr);
+                         PLACES, nullptr, coming);
             for (int64_t r = 0; r < rows; r += LANES)
                 soften(r, least(LANES, rows - r), group, before + first, place, columns, keep + r);
             for (int64_t column = 0; column < width; column += WIDTH)
                 by_tiles(rows, scores, PLACES, values + column, width, columns, out + column, width,
-                         place > start ? keep : nullptr);
+                         place > start ? keep : nullptr, coming);
         }
         for (int64_t r = 0; r < rows; ++r) give(s, head, first + r / group, r % group, r);
     }
@@ -168,10 +188,12 @@ struct Tiles {
     }
 
     static void by_tiles(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                         int64_t depth, float* c, int64_t c_stride, const float* keep) {
-        for (int64_t r = 0; r < rows; r += TILE)
+                         int64_t depth, float* c, int64_t c_stride, const float* keep, Coming& coming) {
+        for (int64_t r = 0; r < rows; r += TILE) {
+            coming.fetch();
             MULTIPLY[least(TILE, rows - r)](a + r * a_stride, a_stride, b, b_stride, depth, c + r * c_stride, c_stride,
                                             keep ? keep + r : nullptr);
+        }
     }
 
     // Scores of rows r..r + count, at most LANES, and `columns` places to probabilities relative to each row's maximum so
