@@ -145,6 +145,23 @@ def test_sequences_with_a_prefix_in_common(device, threads, dtype, fields):
         assert alone.run().equal(together[i : i + 1])
 
 
+@pytest.mark.parametrize("size", [1, 8, 16, 24, 64])
+@pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("heads", [(5, 5), (45, 5)], ids=str)
+def test_many_sequences_have_their_heads_read_together(device, threads, size, kept, heads):
+    """With many tasks a thread takes several KV heads of a page at once, the last time fewer; no bit changes by it."""
+    H, K = heads
+    attention = spec(20, window=300)
+    steps = [(n, 1) for n in (700, 255, 256, 300, 31, 0, 16, 15, 513, 299, 24, 25, 100, 601, 8, 7, 520, 47, 1, 64)]
+    whole = AttentionCase(device, steps, attention, H=H, K=K, kept=kept, size=size)
+    together = whole.check()
+    for i in (0, 3, 5, 8, 11):
+        alone = AttentionCase(device, steps[i : i + 1], attention, H=H, K=K, kept=kept, size=size)
+        alone.kv, alone.q = whole.kv, whole.q[i : i + 1]
+        alone.host.page_table[0, 0] = whole.host.page_table[0, i, : alone.host.page_table.shape[2]]
+        assert alone.run().equal(together[i : i + 1])
+
+
 @pytest.mark.parametrize("softcap", [1e-3, 50, 1e4, 1e30])
 def test_a_softcap_far_from_the_scores(device, softcap):
     """tanh near zero, where 1 - 2 / (1 + e^2u) would cancel, and at its ends."""
