@@ -31,7 +31,7 @@ struct Task {
 };
 
 // A way through a task's keys or values, LANES rows of a head at a time, as they lie in memory: page by page, and there
-// head by head. What comes in long runs the processor fetches by itself.
+// head by head.
 struct Walk {
     int64_t count, heads, run;          // places, heads, and places of a head before those of the next one
     int64_t from = 0, head = 0, j = 0;  // where the run of places begins, and where the walk is
@@ -89,7 +89,8 @@ static void fetch_part(const Kept* rows, int64_t size, int64_t n, int64_t parts)
         __builtin_prefetch(reinterpret_cast<const char*>(rows) + i * 64, 0, 2);
 }
 
-// GROUP heads of q times rows_of(GROUP) rows, a head's products side by side. Meanwhile rows `ahead` are fetched.
+// GROUP heads of q times rows_of(GROUP) rows, a head's products side by side. Meanwhile as many rows are fetched from
+// `ahead` on, in the order in which they lie: in that of the sums, down the rows, memory gives less.
 template <typename Kept, int GROUP, bool FETCH>
 static Vec dots(const float* q, const Kept* rows, const Kept* ahead, int64_t size) {
     constexpr int64_t ROWS = rows_of(GROUP), LINE = 64 / sizeof(Kept);
@@ -111,7 +112,7 @@ static Vec dots(const float* q, const Kept* rows, const Kept* ahead, int64_t siz
         for (int g = 0; g < GROUP; ++g) part[g] = load(q + g * size + i);
         if (FETCH && i % LINE == 0)
 #pragma GCC unroll 16
-            for (int64_t r = 0; r < ROWS; ++r) fetch(ahead + r * size + i);
+            for (int64_t r = 0; r < ROWS; ++r) fetch(ahead + i * ROWS + r * LINE);
         add(part, [=](const Kept* row) { return load(row + i); });
     }
     if (i < size) {
@@ -147,8 +148,8 @@ static void score_heads(int64_t heads, const float* q, const Rows<Kept>& rows, c
     }
 }
 
-// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each from `at` on. `ahead` may be
-// null.
+// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each from `at` on. Meanwhile LANES
+// rows are fetched, over all calls for a row, unless `ahead` is null.
 template <typename Kept, int GROUP, int VECS>
 static void add_rows(float* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead, int64_t size,
                      int64_t at) {
@@ -157,7 +158,7 @@ static void add_rows(float* out, const float* p, int64_t count, const Kept* rows
         for (int v = 0; v < VECS; ++v) total[g][v] = load(out + g * size + at + v * LANES);
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < VECS; ++v) {
-            if (ahead && v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead + j * size + at + v * LANES);
+            if (ahead && v * LANES * sizeof(Kept) % 64 == 0) fetch(ahead + at * LANES + (j * VECS + v) * LANES);
             const Vec row = settled(load(rows + j * size + at + v * LANES));
             for (int g = 0; g < GROUP; ++g) total[g][v] += fill(p[g * CHUNK + j]) * row;
         }
@@ -181,6 +182,7 @@ static void add_heads(int64_t heads, float* out, const float* p, int64_t count, 
 template <typename Kept>
 static void add_values(float* out, float* p, int64_t heads, int64_t count, const Rows<Kept>& rows, const Kept* ahead,
                        int64_t size) {
+    constexpr int64_t FEW = LANES == 16 ? 2 : 1;  // heads of which eight vectors stay in registers
     const int64_t whole = size / LANES * LANES;
     if constexpr (SCALED<Kept>)
         for (int64_t h = 0; h < heads; ++h) store(p + h * CHUNK, load(p + h * CHUNK) * load(rows.scales));
@@ -190,6 +192,8 @@ static void add_values(float* out, float* p, int64_t heads, int64_t count, const
         if (heads > 4) fetch_part(ahead, size, h / 4, ceil_div(heads, 4));
         const float* shares = p + h * CHUNK;
         int64_t i = 0;
+        for (; some <= FEW && i + 8 * LANES <= whole; i += 8 * LANES)
+            add_heads<Kept, 8>(some, out + h * size, shares, count, rows.at, next, size, i);
         for (; i + 4 * LANES <= whole; i += 4 * LANES)
             add_heads<Kept, 4>(some, out + h * size, shares, count, rows.at, next, size, i);
         for (; i < whole; i += LANES) add_heads<Kept, 1>(some, out + h * size, shares, count, rows.at, next, size, i);
