@@ -145,6 +145,28 @@ def test_sequences_with_a_prefix_in_common(device, threads, dtype, fields):
         assert alone.run().equal(together[i : i + 1])
 
 
+@pytest.mark.parametrize("fields", [{}, {"window": 450}, {"softcap": 3}], ids=str)
+@pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
+def test_prompts_with_a_prefix_in_common(device, threads, fields, kept):
+    """Their tokens meet it together, and parts of one long prompt what came before; each gets the bits that it gets
+    alone."""
+    steps = [(600, 1), (512, 20), (512, 8), (576, 33), (513, 2), (300, 9), (512, 7), (99, 5), (512, 40), (64, 30)]
+    steps += [(63, 30), (512, 3), (0, 20), (400, 260), (700, 9)]
+    whole = AttentionCase(device, steps, spec(32, **fields), H=6, K=2, kept=kept, size=16)
+    pages = whole.host.page_table[0]
+    for row, (computed, new) in zip(pages[1:], steps[1:], strict=True):
+        if new != 7:  # whose pages are its own
+            row[: min(512, computed) // 16] = pages[0, : min(512, computed) // 16]
+    together = whole.check()
+    first = 0
+    for i, (_, new) in enumerate(steps):
+        alone = AttentionCase(device, steps[i : i + 1], spec(32, **fields), H=6, K=2, kept=kept, size=16)
+        alone.kv, alone.q = whole.kv, whole.q[first : first + new]
+        alone.host.page_table[0, 0] = pages[i, : alone.host.page_table.shape[2]]
+        assert alone.run().equal(together[first : first + new])
+        first += new
+
+
 @pytest.mark.parametrize("size", [1, 8, 16, 24, 64])
 @pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("heads", [(5, 5), (45, 5)], ids=str)

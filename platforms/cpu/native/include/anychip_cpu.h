@@ -225,8 +225,8 @@ typedef struct {
     const int32_t* starts;        /* [sequences + 1] first token of each sequence */
     int32_t* task_first;          /* [sequences + 1] first task of each sequence; `plan` writes it */
     int32_t* task_sequence;       /* [tasks] likewise */
-    int32_t* task_order;          /* [tasks of decoding sequences] likewise: these, in the order they are taken; ~task
-                                     reads the same pages as the one before and is taken with it */
+    int32_t* task_order;          /* [tasks] likewise: decoding sequences' in the order they are taken, then the others';
+                                     ~task reads the same pages as the one before and is taken with it */
     int64_t heads;
     int64_t kv_heads;
     int64_t head_dim;
@@ -248,9 +248,11 @@ typedef struct {
  * Chunks that the window hides wholly are no tasks. scratch: [tasks, heads, v_dim + 2]. */
 #define ANYCHIP_DECODE_CHUNK 256
 
-/* A prefill task is this many rows / (heads / kv_heads) tokens of a sequence. scratch, for each thread:
- * ANYCHIP_PREFILL_ROWS * (head_dim + v + 66) + 64 * (head_dim + v), v = v_dim rounded up to a multiple of 32. */
+/* A prefill task is this many rows / (heads / kv_heads) tokens of a sequence, and at most ANYCHIP_JOINED_ROWS are taken
+ * together. scratch, for each thread: ANYCHIP_JOINED_ROWS * (head_dim + v + 66) + 64 * (head_dim + v) + 32, v = v_dim
+ * rounded up to a multiple of 32. */
 #define ANYCHIP_PREFILL_ROWS 96
+#define ANYCHIP_JOINED_ROWS 384
 
 /* Inputs of x that share a scale, where the weight has one for all of an output's inputs. */
 #define ANYCHIP_INPUT_GROUP 128

@@ -7,6 +7,7 @@ namespace ANYCHIP_ISA {
 
 constexpr int64_t CHUNK = ANYCHIP_DECODE_CHUNK;
 constexpr int64_t GROUP_MAX = 64;  // query heads of one KV head
+constexpr int64_t PLACES = 64;     // that a prefill task meets at once
 
 // Where a place of sequence `s` lies: a row of its KV head's keys or values, and how many more rows its page has.
 struct Spot {
@@ -23,6 +24,30 @@ struct Spot {
 // The first place that the token at `position` sees.
 static inline int64_t first_seen(const AnychipAttention& w, int64_t position) {
     return w.window > 0 && position >= w.window ? position - w.window + 1 : 0;
+}
+
+// Tokens first..end of sequence s, which a prefill task takes; the first one's position; and the first of their rows,
+// a token's query heads of one KV head after another, where several tasks are taken together.
+struct Part {
+    int64_t s, first, end, position, row = 0;
+    Part() = default;
+    Part(const AnychipAttention& w, int64_t task) : s(w.task_sequence[task]) {
+        const int64_t step = ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads), tokens = w.starts[s + 1] - w.starts[s];
+        first = (task - w.task_first[s]) * step, end = least(first + step, tokens);
+        position = w.lengths[s] - tokens + first;
+    }
+    int64_t rows(const AnychipAttention& w) const { return (end - first) * (w.heads / w.kv_heads); }
+    int64_t last() const { return position + end - first; }  // behind the places that it sees
+};
+
+// Leading places in the same pages that all tokens of two parts have before them, as whole PLACES.
+static inline int64_t in_common(const AnychipAttention& w, const Part& a, const Part& b) {
+    if (first_seen(w, a.position) > 0 || first_seen(w, b.position) > 0) return 0;
+    const int32_t *of_a = w.pages + a.s * w.pages_stride, *of_b = w.pages + b.s * w.pages_stride;
+    const int64_t most = least(a.position, b.position);
+    int64_t page = 0;
+    while (page * w.page_size < most && of_a[page] == of_b[page]) ++page;
+    return least(most, page * w.page_size) / PLACES * PLACES;
 }
 
 // tanh, to a few units in the last place: 1 - 2 / (1 + e^(2u)) cancels near zero, where a polynomial (Cephes' tanhf)

@@ -27,6 +27,25 @@ static int64_t most_together(const AnychipAttention& w, int64_t longest, int64_t
     return least(enough ? MANY : FEWER, GROUP_MAX / (w.heads / w.kv_heads));
 }
 
+// Prefill tasks that follow each other are taken together where they have places in common and their rows fit, unless
+// that leaves too few for all threads.
+static void order_prefills(const AnychipAttention& w, int64_t threads) {
+    constexpr int64_t ENOUGH = 4;  // for each thread
+    const int64_t from = w.task_first[w.counts[3]], end = w.task_first[w.counts[1]];
+    int64_t all = 0;
+    for (int64_t task = from; task < end; ++task) all += Part(w, task).rows(w);
+    const int64_t most = least(ANYCHIP_JOINED_ROWS, all * w.kv_heads / (ENOUGH * threads));
+    Part head;
+    for (int64_t task = from, rows = most, wanted = PLACES; task < end; ++task) {
+        const Part part(w, task);
+        const int64_t found = rows + part.rows(w) <= most ? in_common(w, head, part) : 0;
+        const bool joins = found >= wanted;
+        w.task_order[task] = static_cast<int32_t>(joins ? ~task : task);
+        if (!joins) head = part;
+        wanted = joins ? found : PLACES, rows = part.rows(w) + (joins ? rows : 0);
+    }
+}
+
 // Chunk by chunk, so that sequences with a prefix in common stand side by side.
 static void order(const AnychipAttention& w, int64_t threads) {
     const int64_t decodes = w.counts[3];
@@ -53,6 +72,7 @@ void plan(const void* arguments, AnychipTeam team) {
     }
     w.task_first[w.counts[1]] = task;
     order(w, team.all);
+    order_prefills(w, team.all);
 }
 
 }  // namespace ANYCHIP_ISA

@@ -1,5 +1,7 @@
 // Many tokens of a sequence: tiles of query rows (tokens times the query heads of one KV head) pass over tiles of
-// places, with a running maximum and sum for each row (Dao et al., "FlashAttention-2", arXiv:2307.08691).
+// places, with a running maximum and sum for each row (Dao et al., "FlashAttention-2", arXiv:2307.08691). Tokens of
+// several sequences meet the places of a prefix in common together (as in Juravsky et al., "Hydragen",
+// arXiv:2402.05099). Each row is computed as it would be alone.
 #include <math.h>
 
 #include "attention.h"
@@ -9,7 +11,6 @@
 
 namespace ANYCHIP_ISA {
 
-constexpr int64_t PLACES = 64;  // of one tile; a multiple of WIDTH
 static_assert(PLACES % WIDTH == 0, "tiles of places are whole panels");
 
 // Lane j of row i changes places with lane i of row j: blocks of ever more lanes do, in pairs of rows.
@@ -62,31 +63,30 @@ template <typename Number>
 struct Tiles {
     const AnychipAttention& w;
     int64_t width;  // v_dim, rounded up to whole panels
-    // Of this thread: rows of queries, keys [panels of PLACES][head_dim][WIDTH], values [PLACES][width],
-    // scores [rows][PLACES], sums of values [rows][width], and each row's maximum and sum.
+    // Of this thread: rows of queries, keys [panels of PLACES][head_dim][WIDTH], values [panels of v_dim][PLACES][WIDTH],
+    // scores [rows][PLACES], sums of values [rows][width], and each row's maximum and sum, with room for LANES more.
     float *queries, *keys, *values, *scores, *out, *top, *total;
 
     Tiles(const AnychipAttention& work, float* scratch) : w(work), width(ceil_div(work.v_dim, WIDTH) * WIDTH) {
         queries = scratch;
-        keys = queries + ANYCHIP_PREFILL_ROWS * w.head_dim;
+        keys = queries + ANYCHIP_JOINED_ROWS * w.head_dim;
         values = keys + PLACES * w.head_dim;
         scores = values + PLACES * width;
-        out = scores + ANYCHIP_PREFILL_ROWS * PLACES;
-        top = out + ANYCHIP_PREFILL_ROWS * width;
-        total = top + ANYCHIP_PREFILL_ROWS;
+        out = scores + ANYCHIP_JOINED_ROWS * PLACES;
+        top = out + ANYCHIP_JOINED_ROWS * width;
+        total = top + ANYCHIP_JOINED_ROWS + LANES;
     }
 
-    // Places of a sequence that are fetched to the second-level cache a few rows at a time, between products: their keys,
-    // then their values.
+    // Places of a sequence that are fetched to the second-level cache, `rows` before each product: their keys, then their
+    // values.
     struct Coming {
         const AnychipAttention& w;
-        int64_t s, head, first, count, next = 0;
+        int64_t s, head, first, count, rows = 0, next = 0;
 
         void fetch() {
-            constexpr int64_t ROWS = 4;
             int64_t item = 0;
             of_kind(w.kept, [&](auto kind) { item = sizeof kind; });
-            for (const int64_t end = least(2 * count, next + ROWS); next < end; ++next) {
+            for (const int64_t end = least(2 * count, next + rows); next < end; ++next) {
                 const Spot spot(w, s, head, first + next % count);
                 const int64_t bytes = (next < count ? w.head_dim : w.v_dim) * item;
                 const char* row = static_cast<const char*>(next < count ? w.keys : w.values) + spot.row * bytes;
@@ -95,37 +95,51 @@ struct Tiles {
         }
     };
 
-    // Tokens first..end of sequence s, the query heads of one KV head.
-    void run(int64_t s, int64_t head, int64_t first, int64_t end) const {
-        const int64_t group = w.heads / w.kv_heads, rows = (end - first) * group;
-        const int64_t before = w.lengths[s] - (w.starts[s + 1] - w.starts[s]);  // the position of the first token
-        float keep[ANYCHIP_PREFILL_ROWS];
-        take_queries(s, head, first, end);
-        for (int64_t r = 0; r < ANYCHIP_PREFILL_ROWS; ++r) top[r] = -INFINITY, total[r] = 0;
-        const int64_t last = before + end, start = first_seen(w, before + first);
-        for (int64_t place = start; place < last; place += PLACES) {
-            const int64_t count = least(PLACES, last - place), columns = ceil_div(count, WIDTH) * WIDTH;
-            Coming coming = {w, s, head, place + count, least(PLACES, last - place - count)};
-            of_kind(w.kept, [&](auto kind) { take_places<decltype(kind)>(s, head, place, count, columns); });
-            for (int64_t column = 0; column < columns; column += WIDTH)
-                by_tiles(rows, queries, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim, scores + column,
-                         PLACES, nullptr, coming);
-            for (int64_t r = 0; r < rows; r += LANES)
-                soften(r, least(LANES, rows - r), group, before + first, place, columns, keep + r);
-            for (int64_t column = 0; column < width; column += WIDTH)
-                by_tiles(rows, scores, PLACES, values + column, width, columns, out + column, width,
-                         place > start ? keep : nullptr, coming);
+    // The query heads of one KV head, for the tokens of all parts: first the places that these have in common, once for
+    // all, then each part's own.
+    void run(int64_t head, const Part* parts, int64_t count) const {
+        int64_t common = count > 1 ? in_common(w, parts[0], parts[1]) : 0;
+        for (int64_t p = 2; p < count; ++p) common = least(common, in_common(w, parts[0], parts[p]));
+        for (int64_t p = 0; p < count; ++p) take_queries(head, parts[p]);
+        for (int64_t r = 0; r < ANYCHIP_JOINED_ROWS + LANES; ++r) top[r] = -INFINITY, total[r] = 0;
+        // What part p meets from `place` on, or the part behind it.
+        const auto coming = [&](int64_t p, int64_t place) -> Coming {
+            if (place >= parts[p].last() && p + 1 < count) place = common, ++p;
+            return {w, parts[p].s, head, place, least(PLACES, parts[p].last() - place)};
+        };
+        for (int64_t place = 0; place < common; place += PLACES)
+            meet(head, parts, count, place, PLACES, place == 0, coming(0, place + PLACES));
+        for (int64_t p = 0; p < count; ++p) {
+            const int64_t start = first_seen(w, parts[p].position), last = parts[p].last();
+            for (int64_t place = common > 0 ? common : start; place < last; place += PLACES)
+                meet(head, parts + p, 1, place, least(PLACES, last - place), place == start, coming(p, place + PLACES));
+            give(head, parts[p]);
         }
-        for (int64_t r = 0; r < rows; ++r) give(s, head, first + r / group, r % group, r);
     }
 
-    void take_queries(int64_t s, int64_t head, int64_t first, int64_t end) const {
-        const int64_t group = w.heads / w.kv_heads;
-        for (int64_t t = first; t < end; ++t) {
-            const Number* q =
-                static_cast<const Number*>(w.q) + ((w.starts[s] + t) * w.heads + head * group) * w.head_dim;
-            float* to = queries + (t - first) * group * w.head_dim;
-            const int64_t size = group * w.head_dim;
+    // The parts' rows meet places place..place + found. first: they have met none.
+    void meet(int64_t head, const Part* parts, int64_t count, int64_t place, int64_t found, bool first,
+              Coming coming) const {
+        const Part& end = parts[count - 1];
+        const int64_t columns = ceil_div(found, WIDTH) * WIDTH, from = parts[0].row, rows = end.row + end.rows(w) - from;
+        float keep[ANYCHIP_JOINED_ROWS + LANES];
+        coming.rows = ceil_div(2 * coming.count, ceil_div(rows, TILE) * (columns + width) / WIDTH);
+        of_kind(w.kept, [&](auto kind) { take_places<decltype(kind)>(parts[0].s, head, place, found, columns); });
+        for (int64_t column = 0; column < columns; column += WIDTH)
+            by_tiles(rows, queries + from * w.head_dim, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim,
+                     scores + from * PLACES + column, PLACES, nullptr, coming);
+        for (int64_t p = 0; p < count; ++p) soften(parts[p], place, columns, keep);
+        for (int64_t column = 0; column < width; column += WIDTH)
+            by_tiles(rows, scores + from * PLACES, PLACES, values + column * PLACES, WIDTH, columns,
+                     out + from * width + column, width, first ? nullptr : keep + from, coming);
+    }
+
+    void take_queries(int64_t head, const Part& part) const {
+        const int64_t group = w.heads / w.kv_heads, size = group * w.head_dim;
+        for (int64_t t = part.first; t < part.end; ++t) {
+            const int64_t token = w.starts[part.s] + t;
+            const Number* q = static_cast<const Number*>(w.q) + (token * w.heads + head * group) * w.head_dim;
+            float* to = queries + part.row * w.head_dim + (t - part.first) * size;
             for (int64_t i = 0; i < size; i += LANES)
                 store_part(to + i, load_part(q + i, size - i) * w.scale, size - i);
         }
@@ -145,7 +159,7 @@ struct Tiles {
             }
             for (int64_t l = found > 0 ? found : 0; l < LANES; ++l) row[l] = last;  // nobody sees what comes of them
             take_keys(k, row, keys + j / WIDTH * WIDTH * w.head_dim + j % WIDTH);
-            take_values(v, row, found, values + j * width);
+            take_values(v, row, found, values + j * WIDTH);
         }
     }
 
@@ -176,13 +190,13 @@ struct Tiles {
 
     template <typename Kept>
     void take_values(const Kept* pages, const int64_t* row, int64_t found, float* to) const {
-        for (int64_t l = 0; l < LANES; ++l, to += width) {
+        for (int64_t l = 0; l < LANES; ++l, to += WIDTH) {
             const Kept* from = pages + row[l] * w.v_dim;
             const int64_t size = l < found ? w.v_dim : 0;
             for (int64_t i = 0; i < width; i += LANES) {
                 Vec part = i < size ? load_part(from + i, size - i) : Vec{};
                 if constexpr (SCALED<Kept>) part *= w.value_scales[row[l]];
-                store(to + i, part);
+                store(to + i / WIDTH * WIDTH * PLACES + i % WIDTH, part);
             }
         }
     }
@@ -196,31 +210,40 @@ struct Tiles {
         }
     }
 
-    // Scores of rows r..r + count, at most LANES, and `columns` places to probabilities relative to each row's maximum so
-    // far. keep: what the rows' sums are to be scaled by.
-    void soften(int64_t r, int64_t count, int64_t group, int64_t position, int64_t first, int64_t columns,
-                float* keep) const {
+    // Scores of a part's rows and `columns` places from `first` on to probabilities relative to each row's maximum so far.
+    // keep: what the rows' sums are to be scaled by.
+    void soften(const Part& part, int64_t first, int64_t columns, float* keep) const {
+        const int64_t rows = part.rows(w);
+        for (int64_t r = 0; r < rows; r += LANES)
+            soften_rows(part, r, least(LANES, rows - r), first, columns, keep + part.row + r);
+    }
+
+    // `count` of them, at most LANES, from the part's r-th on. What lies in the other lanes stays as it is.
+    void soften_rows(const Part& part, int64_t r, int64_t count, int64_t first, int64_t columns, float* keep) const {
+        const int64_t group = w.heads / w.kv_heads;
+        float *of_rows = scores + (part.row + r) * PLACES, *tops = top + part.row + r, *totals = total + part.row + r;
         Vec parts[LANES];
         for (int64_t l = 0; l < count; ++l) {
-            const int64_t own = position + (r + l) / group;
-            parts[l] = scale_row(scores + (r + l) * PLACES, first_seen(w, own) - first, own + 1 - first, columns);
+            const int64_t own = part.position + (r + l) / group;
+            parts[l] = scale_row(of_rows + l * PLACES, first_seen(w, own) - first, own + 1 - first, columns);
         }
         for (int64_t l = count; l < LANES; ++l) parts[l] = fill(-INFINITY);
-        const Vec before = load(top + r), highest = larger(maxima(parts), before);
+        const Vec before = load(tops), highest = larger(maxima(parts), before);
         const Vec shift = highest == -INFINITY ? Vec{} : highest;  // nothing was seen yet
         const Vec kept = exponential(before - shift);
         for (int64_t l = 0; l < count; ++l) {
             parts[l] = Vec{};
-            float* row = scores + (r + l) * PLACES;
+            float* row = of_rows + l * PLACES;
             for (int64_t i = 0; i < columns; i += LANES) {
                 const Vec p = exponential(load(row + i) - shift[l]);
                 parts[l] += p;
                 store(row + i, p);
             }
         }
+        for (int64_t l = count; l < LANES; ++l) parts[l] = Vec{};
         store(keep, kept);
-        store(top + r, highest);
-        store(total + r, load(total + r) * kept + sums(parts));
+        store(tops, highest);
+        store(totals, load(totals) * kept + sums(parts));
     }
 
     // One row's scores, those of places from..to, which it sees, and -infinity for the others -> their maxima.
@@ -239,11 +262,14 @@ struct Tiles {
         return best;
     }
 
-    void give(int64_t s, int64_t head, int64_t t, int64_t g, int64_t r) const {
-        const int64_t group = w.heads / w.kv_heads;
-        Number* to = static_cast<Number*>(w.out) + (w.starts[s] + t) * w.out_stride + (head * group + g) * w.v_dim;
-        for (int64_t i = 0; i < w.v_dim; i += LANES)
-            store_part(to + i, load(out + r * width + i) / total[r], w.v_dim - i);
+    void give(int64_t head, const Part& part) const {
+        const int64_t group = w.heads / w.kv_heads, rows = part.rows(w);
+        for (int64_t r = 0, row = part.row; r < rows; ++r, ++row) {
+            const int64_t token = w.starts[part.s] + part.first + r / group;
+            Number* to = static_cast<Number*>(w.out) + token * w.out_stride + (head * group + r % group) * w.v_dim;
+            for (int64_t i = 0; i < w.v_dim; i += LANES)
+                store_part(to + i, load(out + row * width + i) / total[row], w.v_dim - i);
+        }
     }
 };
 
@@ -252,15 +278,20 @@ struct Tiles {
 template <typename Number>
 void prefill(const void* arguments, AnychipTeam team) {
     const AnychipAttention& w = *static_cast<const AnychipAttention*>(arguments);
-    const int64_t step = ANYCHIP_PREFILL_ROWS / (w.heads / w.kv_heads), decodes = w.task_first[w.counts[3]];
-    const int64_t tasks = w.task_first[w.counts[1]] - decodes;
+    const int64_t decodes = w.task_first[w.counts[3]], end = w.task_first[w.counts[1]], tasks = end - decodes;
     const Tiles<Number> tiles(w, static_cast<float*>(w.scratch) + team.me * w.scratch_stride);
     // One KV head after another, whose places a cache may hold. The last tokens of a sequence first: they see the most
     // places, and short tasks at the end keep threads even.
+    Part parts[ANYCHIP_JOINED_ROWS];
     for (int64_t i = next_task(team); i < tasks * w.kv_heads; i = next_task(team)) {
-        const int64_t task = decodes + tasks - 1 - i % tasks, s = w.task_sequence[task];
-        const int64_t first = (task - w.task_first[s]) * step;
-        tiles.run(s, i / tasks, first, least(first + step, w.starts[s + 1] - w.starts[s]));
+        int64_t task = end - 1 - i % tasks, count = 0;
+        if (w.task_order[task] < 0) continue;  // taken with the one before
+        do {
+            parts[count] = Part(w, task);
+            parts[count].row = count > 0 ? parts[count - 1].row + parts[count - 1].rows(w) : 0;
+            ++count, ++task;
+        } while (task < end && w.task_order[task] < 0);
+        tiles.run(i / tasks, parts, count);
     }
 }
 

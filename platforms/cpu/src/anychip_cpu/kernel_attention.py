@@ -18,6 +18,7 @@ from anychip_cpu.native import (
     DECODE_CHUNK,
     GROUP_MAX,
     HEAD_MAX,
+    JOINED_ROWS,
     KEPT,
     PREFILL_ROWS,
     SUFFIXES,
@@ -132,12 +133,12 @@ class KernelAttention(TorchAttention):
         chunks = sequences * -(-pages * size // DECODE_CHUNK)
         tiles = 0 if batch.key.bucket.decode else sequences + T // (PREFILL_ROWS // (H // K))
         wide = -(-Dv // 32) * 32
-        floats = PREFILL_ROWS * (D + wide + 66) + 64 * (D + wide)
+        floats = JOINED_ROWS * (D + wide + 66) + 64 * (D + wide) + 32
         scratch = max(chunks * H * (Dv + 2), torch.get_num_threads() * floats if tiles else 0)
         return Plan(
             self._launch.empty((sequences + 1,), torch.int32),
             self._launch.empty((chunks + tiles,), torch.int32),
-            self._launch.empty((chunks,), torch.int32),
+            self._launch.empty((chunks + tiles,), torch.int32),
             self._launch.empty((scratch,)),
             floats,
         )
