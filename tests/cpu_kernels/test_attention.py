@@ -167,7 +167,7 @@ def test_prompts_with_a_prefix_in_common(device, threads, fields, kept):
         first += new
 
 
-@pytest.mark.parametrize("size", [1, 8, 16, 24, 64])
+@pytest.mark.parametrize("size", [1, 16, 24])
 @pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("heads", [(5, 5), (45, 5)], ids=str)
 def test_many_sequences_have_their_heads_read_together(device, threads, size, kept, heads):
