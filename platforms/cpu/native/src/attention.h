@@ -26,6 +26,14 @@ static inline int64_t first_seen(const AnychipAttention& w, int64_t position) {
     return w.window > 0 && position >= w.window ? position - w.window + 1 : 0;
 }
 
+// The first of places from..end that sequences a and b have in different pages, or `end`.
+static inline int64_t same_until(const AnychipAttention& w, int64_t a, int64_t b, int64_t from, int64_t end) {
+    const int32_t *of_a = w.pages + a * w.pages_stride, *of_b = w.pages + b * w.pages_stride;
+    int64_t page = from / w.page_size;
+    while (page * w.page_size < end && of_a[page] == of_b[page]) ++page;
+    return least(end, page * w.page_size);
+}
+
 // Tokens first..end of sequence s, which a prefill task takes; the first one's position; and the first of their rows,
 // a token's query heads of one KV head after another, where several tasks are taken together.
 struct Part {
@@ -43,11 +51,7 @@ struct Part {
 // Leading places in the same pages that all tokens of two parts have before them, as whole PLACES.
 static inline int64_t in_common(const AnychipAttention& w, const Part& a, const Part& b) {
     if (first_seen(w, a.position) > 0 || first_seen(w, b.position) > 0) return 0;
-    const int32_t *of_a = w.pages + a.s * w.pages_stride, *of_b = w.pages + b.s * w.pages_stride;
-    const int64_t most = least(a.position, b.position);
-    int64_t page = 0;
-    while (page * w.page_size < most && of_a[page] == of_b[page]) ++page;
-    return least(most, page * w.page_size) / PLACES * PLACES;
+    return same_until(w, a.s, b.s, 0, least(a.position, b.position)) / PLACES * PLACES;
 }
 
 // tanh, to a few units in the last place: 1 - 2 / (1 + e^(2u)) cancels near zero, where a polynomial (Cephes' tanhf)

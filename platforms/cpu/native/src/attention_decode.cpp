@@ -148,8 +148,8 @@ static void score_heads(int64_t heads, const float* q, const Rows<Kept>& rows, c
     }
 }
 
-// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each from `at` on. Meanwhile LANES
-// rows are fetched, over all calls for a row, unless `ahead` is null.
+// out[g] += sum over the rows of p[g][j] * rows[j], for GROUP heads and VECS vectors of each from `at` on. Meanwhile
+// this call's part of the LANES rows from `ahead` on is fetched, unless that is null.
 template <typename Kept, int GROUP, int VECS>
 static void add_rows(float* out, const float* p, int64_t count, const Kept* rows, const Kept* ahead, int64_t size,
                      int64_t at) {

@@ -13,11 +13,7 @@ static inline int64_t tasks_of(const AnychipAttention& w, int64_t s) {
 static bool shares(const AnychipAttention& w, int64_t a, int64_t b, int64_t chunk) {
     const int64_t first = chunk * CHUNK, end = first + CHUNK;
     const auto sees = [&](int64_t s) { return w.lengths[s] >= end && first_seen(w, w.lengths[s] - 1) <= first; };
-    if (!sees(a) || !sees(b)) return false;
-    const int32_t *of_a = w.pages + a * w.pages_stride, *of_b = w.pages + b * w.pages_stride;
-    for (int64_t page = first / w.page_size; page * w.page_size < end; ++page)
-        if (of_a[page] != of_b[page]) return false;
-    return true;
+    return sees(a) && sees(b) && same_until(w, a, b, first, end) == end;
 }
 
 // Tasks with the same pages that are taken together: fewer where chunks and heads alone make too few for all threads.
@@ -47,7 +43,7 @@ static void order_prefills(const AnychipAttention& w, int64_t threads) {
 }
 
 // Chunk by chunk, so that sequences with a prefix in common stand side by side.
-static void order(const AnychipAttention& w, int64_t threads) {
+static void order_decodes(const AnychipAttention& w, int64_t threads) {
     const int64_t decodes = w.counts[3];
     int64_t longest = 0;
     for (int64_t s = 0; s < decodes; ++s) longest = w.lengths[s] > longest ? w.lengths[s] : longest;
@@ -71,7 +67,7 @@ void plan(const void* arguments, AnychipTeam team) {
         for (int64_t count = tasks_of(w, s); count > 0; --count) w.task_sequence[task++] = static_cast<int32_t>(s);
     }
     w.task_first[w.counts[1]] = task;
-    order(w, team.all);
+    order_decodes(w, team.all);
     order_prefills(w, team.all);
 }
 

@@ -98,8 +98,8 @@ struct Tiles {
     // The query heads of one KV head, for the tokens of all parts: first the places that these have in common, once for
     // all, then each part's own.
     void run(int64_t head, const Part* parts, int64_t count) const {
-        int64_t common = count > 1 ? in_common(w, parts[0], parts[1]) : 0;
-        for (int64_t p = 2; p < count; ++p) common = least(common, in_common(w, parts[0], parts[p]));
+        int64_t common = count > 1 ? parts[0].position : 0;
+        for (int64_t p = 1; p < count; ++p) common = least(common, in_common(w, parts[0], parts[p]));
         for (int64_t p = 0; p < count; ++p) take_queries(head, parts[p]);
         for (int64_t r = 0; r < ANYCHIP_JOINED_ROWS + LANES; ++r) top[r] = -INFINITY, total[r] = 0;
         // What part p meets from `place` on, or the part behind it.
