@@ -64,6 +64,27 @@ def rope_counts_from_one(device):
     device.ops.rope_angles = lambda positions, w: right(positions + 1, w)
 
 
+@bug("ops", "of equal largest logits the greedy ones keep one alone")
+def greedy_keeps_one(device):
+    def greedy_logits(x, w):
+        y = device.ops.logits(x, w)
+        rows, best = np.arange(len(y)), y[:, ::-1].argmax(1)
+        kept = np.full_like(y, -1e9)
+        kept[rows, y.shape[1] - 1 - best] = y[rows, y.shape[1] - 1 - best]
+        return kept
+
+    device.ops.greedy_logits = greedy_logits
+
+
+@bug("ops", "greedy logits have 8 bits of the activations, with one scale a row")
+def greedy_in_8_bits(device):
+    def greedy_logits(x, w):
+        scale = np.abs(x).max(1, keepdims=True) / 127
+        return device.ops.logits((np.round(x / np.maximum(scale, 1e-9)) * scale).astype(x.dtype), w)
+
+    device.ops.greedy_logits = greedy_logits
+
+
 @bug("ops", "gelu is the sigmoid approximation, not the tanh one")
 def another_gelu(device):
     def gated(gate, up, kind):

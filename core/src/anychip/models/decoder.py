@@ -45,19 +45,23 @@ def forward(ops: Ops, spec: ModelSpec, w: Tree, batch: Batch, kv: Any) -> tuple[
     if not narrow:
         h, residual = ops.take(h, batch.logit_rows), ops.take(residual, batch.logit_rows)
     x, _ = ops.add_rms_norm(h, residual, w["norm"], spec.eps)
-    return ops.logits(x, w["embed"] if spec.tied else w["head"], spec.final_softcap), kv
+    head = w["embed"] if spec.tied else w["head"]
+    if batch.key.sample.greedy and spec.final_softcap is None:
+        return ops.greedy_logits(x, head), kv
+    return ops.logits(x, head, spec.final_softcap), kv
 
 
 def weights(spec: ModelSpec) -> Tree:
     """The tree of weights, named as on the Hugging Face hub."""
+    uncapped = spec.final_softcap is None
     tree: Tree = {
-        "embed": WeightSpec((("model.embed_tokens.weight",),), "embedding"),
+        "embed": WeightSpec((("model.embed_tokens.weight",),), "embedding", head=spec.tied and uncapped),
         "rope": [WeightSpec((), "rope", const=np.array(t.frequencies, np.float32)) for t in spec.rope],
         "layers": [_layer(spec, i) for i in range(len(spec.layers))],
         "norm": _norm(spec, "model.norm"),
     }
     if not spec.tied:
-        tree["head"] = WeightSpec((("lm_head.weight",),), "linear", tp="out")
+        tree["head"] = WeightSpec((("lm_head.weight",),), "linear", tp="out", head=uncapped)
     return tree
 
 

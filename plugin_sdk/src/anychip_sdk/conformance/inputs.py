@@ -84,10 +84,10 @@ def _one(kind: WeightKind, x: Array, **fields: Any) -> Given:
     return Given(WeightSpec((("w",),), kind, **fields), {"w": x})
 
 
-def table(x: Array, quantize: str | None = None) -> Given:
-    """Rows [N, E] that a step picks by token id: the way of any array into a step. quantize: what the head that they
-    serve as too is kept in."""
-    return _one("embedding", x, quantize=quantize)
+def table(x: Array, quantize: str | None = None, *, head: bool = False) -> Given:
+    """Rows [N, E] that a step picks by token id: the way of any array into a step. head: they make logits too.
+    quantize: what the head is kept in."""
+    return _one("embedding", x, quantize=quantize, head=head or quantize is not None)
 
 
 def norm(w: Array, offset: float = 0.0) -> Given:
@@ -102,11 +102,11 @@ def rope(frequencies: Array) -> Given:
     return Given(WeightSpec((), "rope", const=frequencies), {})
 
 
-def linear(*parts: Array, bias: tuple[Array, ...] = (), quantize: str | None = None) -> Given:
-    """parts: [O, I] each. quantize: a name of QUANT_FORMATS."""
+def linear(*parts: Array, bias: tuple[Array, ...] = (), quantize: str | None = None, head: bool = False) -> Given:
+    """parts: [O, I] each. quantize: a name of QUANT_FORMATS. head: it makes logits."""
     names = [f"w{i}" for i in range(len(parts))]
     biases = [f"b{i}" for i in range(len(bias))]
-    spec = WeightSpec(tuple((n,) for n in names), "linear", bias=tuple(biases), quantize=quantize)
+    spec = WeightSpec(tuple((n,) for n in names), "linear", bias=tuple(biases), quantize=quantize, head=head)
     return Given(spec, dict(zip([*names, *biases], [*parts, *bias], strict=True)))
 
 

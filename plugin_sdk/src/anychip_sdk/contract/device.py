@@ -45,7 +45,9 @@ class Capabilities:
     `batch_invariant`: a request's result does not depend on its batch. `step_tokens`: a step of more tokens is no
     faster per token; the engine's budget unless the user sets one. `quantize`: the names of QUANT_FORMATS that
     `Device.pack` takes in `WeightSpec.quantize`. `keeps_halves`: in float32, weights stay in the 16 bits that the
-    checkpoint has them in, as `WeightSpec.halves` says, and the core counts their memory so. `warm_up`: False where the
+    checkpoint has them in, as `WeightSpec.halves` says, and the core counts their memory so. `screens_heads`: in
+    float32, a head (`WeightSpec.head`) lies there in 8 bits as well, for `Ops.greedy_logits`, and the core counts that.
+    `warm_up`: False where the
     first step of a shape takes hardly longer than the next one, so that running each ahead would only delay the
     start."""
 
@@ -66,6 +68,7 @@ class Capabilities:
     step_tokens: int = 2048
     quantize: tuple[str, ...] = ()
     keeps_halves: bool = False
+    screens_heads: bool = False
     warm_up: bool = True
 
 

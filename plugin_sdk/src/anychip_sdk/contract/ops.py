@@ -110,6 +110,12 @@ class Ops(Checked):
         exceeds the row's UNIFORM. The probabilities top_p adds up are those among the top_k.
         Writes tokens to `state.last_token[row_slot]`, 0 for NO_TOKEN, since a step in flight may feed on it."""
 
+    def greedy_logits(self, x: Array, w: Handle) -> Array:
+        """As `logits` without a softcap, for steps whose rows all take their most likely token (`SampleKind.greedy`).
+        The largest of a row, and all as large, are what `logits` gives; the others may be any smaller numbers, so a
+        device need not compute them. A row with NaN there has one here"""
+        return self.logits(x, w)
+
     def add_rms_norm(self, x: Array, residual: Array, w: Handle, eps: float) -> tuple[Array, Array]:
         """-> rms_norm(x + residual), x + residual"""
         total = self._add(x, residual)

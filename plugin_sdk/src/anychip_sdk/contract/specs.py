@@ -148,6 +148,7 @@ class WeightSpec:
     `const` holds the values itself (rope frequencies) instead of `parts`.
     `quantize`: a name of QUANT_FORMATS that a linear weight or experts are to be kept in. Of an embedding, which then
     serves as the head too, it says what `Ops.logits` reads; the table that `Ops.embedding` reads stays as it is.
+    `head`: `Ops.greedy_logits` reads it.
     """
 
     parts: tuple[tuple[str, ...], ...]
@@ -157,6 +158,7 @@ class WeightSpec:
     offset: float = 0.0
     const: np.ndarray | None = field(default=None, compare=False, hash=False)
     quantize: str | None = None
+    head: bool = False
 
     def halves(self, stored: Callable[[str], str | None]) -> Literal["bfloat16", "float16"] | None:
         """The 16 bits in which a device that declares `Capabilities.keeps_halves` keeps the weight in float32: those
@@ -194,6 +196,11 @@ class SampleKind:
     penalties: int = 0
     edits: int = 0
     logprobs: int | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Every row takes the largest of its logits as the model made them."""
+        return self == SampleKind()
 
 
 @dataclass(frozen=True)

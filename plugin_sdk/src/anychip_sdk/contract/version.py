@@ -15,7 +15,7 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
-CONTRACT_VERSION = Version(1, 6)
+CONTRACT_VERSION = Version(1, 7)
 
 
 def supported(ours: Version = CONTRACT_VERSION) -> str:

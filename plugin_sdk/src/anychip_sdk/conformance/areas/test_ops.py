@@ -11,7 +11,7 @@ import pytest
 from anychip_sdk.conformance import batches
 from anychip_sdk.conformance.areas.conftest import Lab
 from anychip_sdk.conformance.inputs import Given, experts, linear, norm, rope, table
-from anychip_sdk.conformance.lab import Body
+from anychip_sdk.conformance.lab import Array, Body
 from anychip_sdk.conformance.marks import check, full
 from anychip_sdk.conformance.numerics import EPS, rounded
 from anychip_sdk.conformance.under_test import UnderTest
@@ -163,13 +163,46 @@ def test_gated_mlp(lab: Lab, dtype: DType, kind: Activation) -> None:
 def test_logits(lab: Lab, dtype: DType, cap: float | None) -> None:
     x = lab.draw.normal("x", 5, 64, dtype=dtype)
     head = lab.draw.normal("head", 131, 64, dtype=dtype, scale=0.5)
-    trio = lab.trio(dtype, {"x": table(x), "head": linear(head), "tied": table(head)})
+    trio = lab.trio(dtype, {"x": table(x), "head": linear(head, head=True), "tied": table(head, head=True)})
 
     def logits(name: str) -> Body:
         return lambda ops, w, batch, kv: (ops.logits(X(ops, w, batch), w[name], cap), kv)
 
     for name in ("head", "tied"):
         lab.check(trio, logits(name), _wide(5, 131), what=name)
+
+
+@check(since="1.7", level="bronze")
+@pytest.mark.parametrize(("inputs", "width"), [(64, 131), (200, 1003)])
+def test_greedy_logits(lab: Lab, dtype: DType, inputs: int, width: int) -> None:
+    """Beside the device's own logits: the largest of each row where they have it, ties included, and no other so large.
+    The fifth row is zeros, so that all are as large, and the last has no numbers."""
+    x = lab.draw.normal("x", 7, inputs, dtype=dtype)
+    head = lab.draw.normal("head", width, inputs, dtype=dtype, scale=0.5)
+    head[[5, width - 1]] = head[40] = 4 * x[1]  # of a product with itself three outputs are the largest
+    x[2] *= 1e-3
+    x[3, inputs // 2] = 60.0  # one large number, beside which few bits are left of the others
+    x[4], x[6, 3] = 0, np.nan
+    trio = lab.trio(dtype, {"x": table(x), "head": linear(head, head=True), "tied": table(head, head=True)})
+
+    def rows(op: str, name: str) -> Array:
+        def body(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
+            return getattr(ops, op)(X(ops, w, batch), w[name]), kv
+
+        return trio.device.run(body, _wide(7, width))
+
+    for name in ("head", "tied"):
+        wanted, got = rows("logits", name), rows("greedy_logits", name)
+        for r in range(7):
+            what = f"greedy_logits with a {name} of {width} x {inputs}, row {r}"
+            if np.isnan(wanted[r]).any():
+                assert np.isnan(got[r]).any(), f"{what}: logits has NaN there, and this none"
+                continue
+            right, found = (np.flatnonzero(y == y.max()) for y in (wanted[r], got[r]))
+            assert np.array_equal(found, right), f"{what}: the largest are {found[:8]}, of logits {right[:8]}"
+            assert got[r].max() == wanted[r].max(), (
+                f"{what}: {got[r].max()} is the largest, of logits {wanted[r].max()}"
+            )
 
 
 def _wide(count: int, width: int) -> Any:

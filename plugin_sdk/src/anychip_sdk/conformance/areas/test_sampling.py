@@ -33,13 +33,16 @@ class Sampler:
         eye = np.eye(len(logits), dtype=np.float32)
         eye[np.isnan(logits).any(axis=1)] = np.nan  # its row of logits is NaN then
         head = np.where(np.isfinite(logits), logits, 0).T
-        self.bench = Bench(device, device.capabilities.weight_dtypes[0], {"x": table(eye), "head": linear(head)})
+        self.bench = Bench(
+            device, device.capabilities.weight_dtypes[0], {"x": table(eye), "head": linear(head, head=True)}
+        )
         ops = device.ops
 
         def step(w: Any, kv: Any, state: Any, batch: Batch) -> tuple[Sampled, Any, Any]:
             batch = ops.attention.begin(batch)
             ids = ops.feed(batch, state) if batch.key.feed else batch.token_ids
-            sampled, state = ops.sample(ops.logits(ops.embedding(ids, w["x"]), w["head"]), batch, state)
+            logits = ops.greedy_logits if batch.key.sample.greedy else ops.logits  # as models do
+            sampled, state = ops.sample(logits(ops.embedding(ids, w["x"]), w["head"]), batch, state)
             return sampled, kv, state
 
         self._step = step
