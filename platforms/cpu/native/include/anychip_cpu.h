@@ -144,6 +144,24 @@ typedef struct {
     float softcap;
 } AnychipLogits;
 
+/* x: [rows, inputs] in float32 and the same weight twice: `packed` in panels, as a kernel of AnychipLinear reads it, and
+ * in 8 bits, with which y: [rows, outputs] was made, contiguous. Then the largest of each row of y, and all that are as
+ * large, become what `packed` gives, bit by bit, and the others are smaller or the same. bounds: [panels, 2], the most
+ * that |w - w'| and either of |w| and |w'| are in the panel, where w' is what 8 bits left of an output's weights w.
+ * scratch: 3 * rows floats. */
+typedef struct {
+    const float* x;
+    const void* packed;
+    const float* bounds;
+    float* y;
+    float* scratch;
+    const int32_t* live;
+    int64_t x_stride;
+    int64_t rows;
+    int64_t outputs;
+    int64_t inputs;
+} AnychipScreen;
+
 /* Tokens of logits, as `Ops.sample` of the contract says; the other arrays are those of its batch. `logprob`, `rank`
  * and the `top` likeliest, at most as many as there are, are null where they are not wanted. scratch, 8-byte aligned,
  * for each thread: ANYCHIP_SAMPLE_BYTES * vocabulary. */
@@ -321,6 +339,9 @@ typedef struct {
     AnychipKernel logits_bf16;
     AnychipKernel logits_f16;
     AnychipKernel sample; /* AnychipSample */
+    AnychipKernel screen_f32; /* AnychipScreen; packed in float32, bfloat16, float16 */
+    AnychipKernel screen_f32_bf16;
+    AnychipKernel screen_f32_f16;
 
     AnychipKernel route_f32; /* AnychipRoute */
     AnychipKernel route_bf16;

@@ -25,38 +25,6 @@ struct Row {
     int32_t top_k, target;
 };
 
-struct Best {
-    float logit;
-    int64_t token;
-    bool ordered;  // no NaN anywhere
-};
-
-// The largest, and the first one of equals.
-Best best_of(const float* x, int64_t size) {
-    Vec most = fill(-INFINITY);
-    Ints where = {}, nan = {}, lane;
-    for (int64_t i = 0; i < LANES; ++i) lane[i] = static_cast<int32_t>(i);
-    int64_t i = 0;
-    for (; i + LANES <= size; i += LANES, lane += static_cast<int32_t>(LANES)) {
-        const Vec v = load(x + i);
-        nan |= (Ints)(v != v);
-        where = v > most ? lane : where;
-        most = larger(v, most);
-    }
-    Best best = {-INFINITY, size, true};
-    for (int64_t j = 0; j < LANES; ++j) {
-        if (most[j] > best.logit || (most[j] == best.logit && where[j] < best.token))
-            best.logit = most[j], best.token = where[j];
-        if (nan[j]) best.ordered = false;
-    }
-    for (; i < size; ++i) {
-        if (x[i] > best.logit) best.logit = x[i], best.token = i;
-        if (x[i] != x[i]) best.ordered = false;
-    }
-    if (best.logit == -INFINITY) best.token = 0;
-    return best;
-}
-
 // The sum of e^((x - top) * scale).
 double mass_of(const float* x, int64_t size, float top, float scale) {
     double total = 0;

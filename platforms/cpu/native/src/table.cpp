@@ -48,6 +48,8 @@ void rope_angles(const void* arguments, AnychipTeam team);
 template <typename Number>
 void logits(const void* arguments, AnychipTeam team);
 void sample(const void* arguments, AnychipTeam team);
+template <typename Weight>
+void screen(const void* arguments, AnychipTeam team);
 
 template <typename Number>
 void route(const void* arguments, AnychipTeam team);
@@ -94,6 +96,9 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .logits_bf16 = others::logits<others::Bfloat16>,
     .logits_f16 = others::logits<others::Float16>,
     .sample = others::sample,
+    .screen_f32 = others::screen<float>,
+    .screen_f32_bf16 = others::screen<others::Bfloat16>,
+    .screen_f32_f16 = others::screen<others::Float16>,
     .route_f32 = others::route<float>,
     .route_bf16 = others::route<others::Bfloat16>,
     .route_f16 = others::route<others::Float16>,

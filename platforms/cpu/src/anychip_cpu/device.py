@@ -58,6 +58,7 @@ class CpuDevice(TorchDevice):
             step_tokens=512,  # activations of more leave the cache between two ops
             quantize=() if found is None else FORMATS,
             keeps_halves=found is not None,
+            screens_heads=found is not None,
             warm_up=False,  # a step is recorded while it runs
         )
         super().__init__(info, capabilities, "cpu")
@@ -96,7 +97,10 @@ class CpuDevice(TorchDevice):
         embedding = spec.kind == "embedding"
         if isinstance(self.ops, KernelOps) and spec.kind in ("linear", "embedding", "experts"):
             kept = kept_dtype(spec, read, shapes, dtype)
-            return self.ops._pack(super().pack(spec, read, shapes, kept), embedding=embedding, widened=kept != dtype)
+            w = super().pack(spec, read, shapes, kept)
+            if spec.head and dtype == "float32" and w.bias is None:
+                return self.ops._pack_screened(w, widened=kept != dtype)
+            return self.ops._pack(w, embedding=embedding, widened=kept != dtype)
         w = super().pack(spec, read, shapes, dtype)
         return self.ops._pack(w, embedding=embedding) if spec.kind in ("linear", "embedding") else w
 
@@ -123,7 +127,7 @@ class CpuDevice(TorchDevice):
             raise NotSupported(
                 f"cpu quantises linear weights, experts and heads, and no {spec.kind}; leave quantize out"
             )
-        plain = replace(spec, quantize=None)
+        plain = replace(spec, quantize=None, head=False)
         packed = self.ops._quantize(super().pack(plain, read, shapes, "float32"), spec.quantize)
         if isinstance(packed, IntExperts) or spec.kind == "linear":
             return packed

@@ -26,6 +26,7 @@ from anychip_cpu.native import (
 from anychip_cpu.onednn_ops import CpuOps
 from anychip_cpu.packed import DTYPES, PackedWeight, can_gate, pack, product
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight, int_product, quantize, quantize_experts
+from anychip_cpu.screened import ScreenedWeight, largest, screened
 from anychip_cpu.stored import restore
 from anychip_cpu.weight_memory import WeightMemory
 
@@ -44,6 +45,10 @@ class KernelOps(CpuOps):
     def _pack(self, w: Weight, *, embedding: bool, widened: bool = False) -> Weight:
         """Of a linear weight or an embedding [O, I], or experts [E, O, I]. widened: for products in float32."""
         return pack(w, self._kernels, self._memory, widened=widened)
+
+    def _pack_screened(self, w: Weight, *, widened: bool) -> Weight:
+        """Of a head for products in float32."""
+        return screened(w, pack(w, self._kernels, self._memory, widened=widened), self._kernels, self._memory)
 
     def _quantize(self, w: Weight, name: str) -> IntWeight | IntExperts:
         """Of a linear weight [O, I] or experts [E, O, I], in one of `quantized.FORMATS`."""
@@ -69,6 +74,11 @@ class KernelOps(CpuOps):
         work = LogitsWork(y.data_ptr(), out.data_ptr(), self._launch.live(y), *y.shape, softcap or 0.0)
         self._launch.run(self._kernels.of("logits", y.dtype), work)
         return out
+
+    def greedy_logits(self, x: Tensor, w: Weight) -> Tensor:
+        if not isinstance(w, ScreenedWeight):
+            return self.logits(x, w)
+        return largest(x, w, self._kernels, self._launch)
 
     def moe(self, x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec, batch: Batch) -> Tensor:
         if not isinstance(gate_up, Experts) or not isinstance(down, Experts):

@@ -81,6 +81,10 @@ class SampleWork(Structure):
     )
 
 
+class ScreenWork(Structure):
+    _fields_ = _struct(P="x packed bounds y scratch live", N="x_stride rows outputs inputs")
+
+
 class RouteWork(Structure):
     _fields_ = _struct(
         P="scores chosen weights starts token place live", N="scores_stride tokens experts top renormalize"
@@ -145,7 +149,8 @@ def _each(name: str) -> tuple[str, ...]:
 KERNELS = (
     "pack_f32", "linear_f32", "linear_f32_bf16", "linear_f32_f16", *_each("rms_norm"), *_each("gated"), "gather",
     "embedding_f32", "embedding_f32_bf16", "embedding_f32_f16", "embedding_bf16", "embedding_f16", "rope_angles",
-    *_each("logits"), "sample", *_each("route"), *_each("combine"), *_each("prepare"), "plan", *_each("decode"),
+    *_each("logits"), "sample", "screen_f32", "screen_f32_bf16", "screen_f32_f16",
+    *_each("route"), *_each("combine"), *_each("prepare"), "plan", *_each("decode"),
     *_each("prefill"), "pack_bf16", "linear_bf16", "pack_f16", "linear_f16", "pack_int", *_each("linear_int"),
 )  # fmt: skip
 
@@ -172,7 +177,7 @@ SIZES = "".join(
     f"{sizeof(struct)} "
     for struct in (
         *(Kernels, Command, PackWork, LinearWork, NormWork, GatedWork, GatherWork, RopeWork),
-        *(LogitsWork, SampleWork, RouteWork, CombineWork, PrepareWork, AttentionWork),
+        *(LogitsWork, SampleWork, RouteWork, CombineWork, PrepareWork, AttentionWork, ScreenWork),
     )
 )
 """What `anychip_cpu_sizes` of a library with these structures says."""
