@@ -125,13 +125,25 @@ struct Tiles {
         float keep[ANYCHIP_JOINED_ROWS + LANES];
         coming.rows = ceil_div(2 * coming.count, ceil_div(rows, TILE) * (columns + width) / WIDTH);
         of_kind(w.kept, [&](auto kind) { take_places<decltype(kind)>(parts[0].s, head, place, found, columns); });
+        const auto seen_by = [&](int64_t r) { return count > 1 ? columns : seen(parts[0], r, place, columns); };
         for (int64_t column = 0; column < columns; column += WIDTH)
-            by_tiles(rows, queries + from * w.head_dim, w.head_dim, keys + column * w.head_dim, WIDTH, w.head_dim,
-                     scores + from * PLACES + column, PLACES, nullptr, coming);
+            by_tiles(rows, coming, [&](int64_t r, int64_t tile) {
+                if (seen_by(r + tile) > column)
+                    MULTIPLY[tile](queries + (from + r) * w.head_dim, w.head_dim, keys + column * w.head_dim, WIDTH,
+                                   w.head_dim, scores + (from + r) * PLACES + column, PLACES, nullptr);
+            });
         for (int64_t p = 0; p < count; ++p) soften(parts[p], place, columns, keep);
         for (int64_t column = 0; column < width; column += WIDTH)
-            by_tiles(rows, scores + from * PLACES, PLACES, values + column * PLACES, WIDTH, columns,
-                     out + from * width + column, width, first ? nullptr : keep + from, coming);
+            by_tiles(rows, coming, [&](int64_t r, int64_t tile) {
+                MULTIPLY[tile](scores + (from + r) * PLACES, PLACES, values + column * PLACES, WIDTH, seen_by(r + tile),
+                               out + (from + r) * width + column, width, first ? nullptr : keep + from + r);
+            });
+    }
+
+    // How many of `columns` places from `place` on the part's first `rows` rows see.
+    int64_t seen(const Part& part, int64_t rows, int64_t place, int64_t columns) const {
+        const int64_t behind = part.position + ceil_div(rows, w.heads / w.kv_heads) - place;
+        return behind < 0 ? 0 : least(behind, columns);
     }
 
     void take_queries(int64_t head, const Part& part) const {
@@ -201,12 +213,12 @@ struct Tiles {
         }
     }
 
-    static void by_tiles(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                         int64_t depth, float* c, int64_t c_stride, const float* keep, Coming& coming) {
+    // Calls product(row, count) for all rows.
+    template <typename Product>
+    static void by_tiles(int64_t rows, Coming& coming, const Product& product) {
         for (int64_t r = 0; r < rows; r += TILE) {
             coming.fetch();
-            MULTIPLY[least(TILE, rows - r)](a + r * a_stride, a_stride, b, b_stride, depth, c + r * c_stride, c_stride,
-                                            keep ? keep + r : nullptr);
+            product(r, least(TILE, rows - r));
         }
     }
 
@@ -214,8 +226,11 @@ struct Tiles {
     // keep: what the rows' sums are to be scaled by.
     void soften(const Part& part, int64_t first, int64_t columns, float* keep) const {
         const int64_t rows = part.rows(w);
-        for (int64_t r = 0; r < rows; r += LANES)
-            soften_rows(part, r, least(LANES, rows - r), first, columns, keep + part.row + r);
+        for (int64_t r = 0; r < rows; r += LANES) {
+            // What a tile multiplies that ends behind these rows.
+            const int64_t meant = seen(part, least(rows, r + LANES + TILE), first, columns);
+            soften_rows(part, r, least(LANES, rows - r), first, ceil_div(meant, LANES) * LANES, keep + part.row + r);
+        }
     }
 
     // `count` of them, at most LANES, from the part's r-th on. What lies in the other lanes stays as it is.
