@@ -207,6 +207,56 @@ void check_gated(const AnychipKernels& k, const Kind& kind, AnychipKernel kernel
     expect(right, k.name, text("gated activation", kind, rows, size, 1));
 }
 
+// The largest of each row of x W^T, with W in 8 bits beside it: where and what it is without.
+void check_screen(const AnychipKernels& k, const Kind& kept, AnychipKernel pack, AnychipKernel linear,
+                  AnychipKernel screen, int64_t rows, int64_t outputs, int64_t inputs, int64_t threads) {
+    Array weight(kept, draw(outputs * inputs));
+    const std::vector<float> x = draw(rows * inputs);
+    const int64_t panels = (outputs + k.width - 1) / k.width, padded = (inputs + 7) / 8 * 8;
+    std::vector<float> wide(outputs * inputs), packed(panels * k.width * (inputs + 1));
+    std::vector<float> whole(rows * outputs), y(rows * outputs);
+    for (size_t i = 0; i < wide.size(); ++i) wide[i] = static_cast<float>(weight[i]);
+    std::vector<uint8_t> bytes(panels * k.width * padded);
+    std::vector<uint16_t> scales(panels * k.width);
+    const AnychipPack p = {weight.data(), packed.data(), nullptr, outputs, inputs, 0, 0};
+    const AnychipPack rough = {wide.data(), bytes.data(), scales.data(), outputs, inputs, 8, 0};
+    run(pack, &p, threads), run(k.pack_int, &rough, threads);
+    std::vector<float> bounds(2 * panels);
+    for (int64_t o = 0; o < outputs; ++o) {
+        const int64_t panel = o / k.width, place = o % k.width;
+        double off = 0, exact = 0, left = 0;
+        for (int64_t i = 0; i < inputs; ++i) {
+            const double w = wide[o * inputs + i];
+            const int64_t at = ((panel * padded / 4 + i / 4) * k.width + place) * 4 + i % 4;
+            const double byte = from_bf16(scales[o]) * (bytes[at] - 128.0);
+            off += (w - byte) * (w - byte), exact += w * w, left += byte * byte;
+        }
+        bounds[2 * panel] = std::fmax(bounds[2 * panel], 1.001 * std::sqrt(off));
+        bounds[2 * panel + 1] = std::fmax(bounds[2 * panel + 1], 1.001 * std::sqrt(std::fmax(exact, left)));
+    }
+    const int64_t groups = (inputs + ANYCHIP_INPUT_GROUP - 1) / ANYCHIP_INPUT_GROUP;
+    std::vector<int32_t> scratch(std::max(rows, ANYCHIP_FEW_ROWS * threads) * (8 * groups + inputs + 128) / 4 + 1);
+    std::vector<float> known(3 * rows);
+    AnychipLinear w = {};
+    w.x = x.data(), w.packed = packed.data(), w.y = whole.data();
+    w.x_stride = inputs, w.rows = rows, w.outputs = outputs, w.inputs = inputs, w.y_stride = outputs;
+    run(linear, &w, threads);
+    w.packed = bytes.data(), w.scales = scales.data(), w.y = y.data(), w.scratch = scratch.data(), w.bits = 8;
+    run(k.linear_int_f32, &w, threads);
+    AnychipScreen s = {};
+    s.x = x.data(), s.packed = packed.data(), s.bounds = bounds.data(), s.y = y.data(), s.scratch = known.data();
+    s.x_stride = inputs, s.rows = rows, s.outputs = outputs, s.inputs = inputs;
+    run(screen, &s, threads);
+    bool right = true;
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* row = whole.data() + r * outputs;
+        const float best = *std::max_element(row, row + outputs);
+        for (int64_t o = 0; o < outputs; ++o)
+            right = right && (row[o] == best ? y[r * outputs + o] == best : y[r * outputs + o] < best);
+    }
+    expect(right, k.name, text("the largest product with a weight kept", kept, rows, outputs, inputs));
+}
+
 void check_greedy(const AnychipKernels& k, int64_t rows, int64_t size, int64_t threads) {
     const std::vector<float> logits = draw(rows * size);
     std::vector<int32_t> tokens(rows), sampling(rows * 9), slot(rows), last(1);
@@ -230,6 +280,9 @@ void check(const AnychipKernels& k, int64_t threads) {
             check_linear(k, F32, F16, k.pack_f16, k.linear_f32_f16, rows, outputs, inputs, threads);
             check_linear(k, BF16, BF16, k.pack_bf16, k.linear_bf16, rows, outputs, inputs, threads);
             check_linear(k, F16, F16, k.pack_f16, k.linear_f16, rows, outputs, inputs, threads);
+            check_screen(k, F32, k.pack_f32, k.linear_f32, k.screen_f32, rows, outputs, inputs, threads);
+            check_screen(k, BF16, k.pack_bf16, k.linear_f32_bf16, k.screen_f32_bf16, rows, outputs, inputs, threads);
+            check_screen(k, F16, k.pack_f16, k.linear_f32_f16, k.screen_f32_f16, rows, outputs, inputs, threads);
             for (const int64_t group : {0, 32, 128}) check_int(k, 8, group, rows, outputs, inputs, threads);
             for (const int64_t group : {32, 64}) check_int(k, 4, group, rows, outputs, inputs, threads);
         }

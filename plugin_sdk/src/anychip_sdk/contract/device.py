@@ -37,19 +37,17 @@ class Capabilities:
 
     `weight_dtypes`, `kv_dtypes`: first is preferred. Unless the user asks for another, KV is kept in the weights'
     dtype; each is read and written with activations in any weight dtype. `sinks`: `Attention.attend_with_sinks` is
-    there. `sampling`: False where `Ops.sample` is
-    refused; steps return their logits [R, V] as `Sampled.top_logprobs` then, and the host samples. `device_feedback`: a
-    step may take tokens that the step before it sampled (`Batch.feed`); it needs `sampling`. `asynchronous`: a compiled
-    step returns before its result is there, so that the core lays out and launches the next step meanwhile; it needs
-    `device_feedback`, and `Device.lend` must not give a buffer again before the result after the next was asked for.
-    `batch_invariant`: a request's result does not depend on its batch. `step_tokens`: a step of more tokens is no
-    faster per token; the engine's budget unless the user sets one. `quantize`: the names of QUANT_FORMATS that
-    `Device.pack` takes in `WeightSpec.quantize`. `keeps_halves`: in float32, weights stay in the 16 bits that the
-    checkpoint has them in, as `WeightSpec.halves` says, and the core counts their memory so. `screens_heads`: in
-    float32, a head (`WeightSpec.head`) lies there in 8 bits as well, for `Ops.greedy_logits`, and the core counts that.
-    `warm_up`: False where the
-    first step of a shape takes hardly longer than the next one, so that running each ahead would only delay the
-    start."""
+    there. `sampling`: False where `Ops.sample` is refused; steps return their logits [R, V] as `Sampled.top_logprobs`
+    then, and the host samples. `device_feedback`: a step may take tokens that the step before it sampled
+    (`Batch.feed`); it needs `sampling`. `asynchronous`: a compiled step returns before its result is there, so that the
+    core lays out and launches the next step meanwhile; it needs `device_feedback`, and `Device.lend` must not give a
+    buffer again before the result after the next was asked for. `batch_invariant`: a request's result does not depend
+    on its batch. `step_tokens`: a step of more tokens is no faster per token; the engine's budget unless the user sets
+    one. `quantize`: the names of QUANT_FORMATS that `Device.pack` takes in `WeightSpec.quantize`. `keeps_halves`: in
+    float32, weights stay in the 16 bits that the checkpoint has them in, as `WeightSpec.halves` says, and the core
+    counts their memory so. `screens_heads`: in float32, a head (`WeightSpec.head`) lies there in 8 bits as well, for
+    `Ops.greedy_logits`, and the core counts that. `warm_up`: False where the first step of a shape takes hardly longer
+    than the next one, so that running each ahead would only delay the start."""
 
     weight_dtypes: tuple[DType, ...]
     kv_dtypes: tuple[KVDType, ...]
