@@ -58,8 +58,7 @@ def test_every_format_of_the_device_stands_beside_float32(capsys, text):
     for name, r in found.items():
         assert r["kv"] <= first["kv"]
         assert r["tokens"] == first["tokens"]
-        same = name in ("bfloat16", "float16")  # float32 keeps the demo's 16 bits
-        assert r["weights"] == first["weights"] if same else r["weights"] < first["weights"]
+        assert r["weights"] < first["weights"]  # float32 keeps the demo's 16 bits, and a head in 8 beside them
         assert 0 < r["kl"] < (0.2 if "int4" in name else 0.02)
         assert abs(math.log(r["perplexity"] / first["perplexity"])) < (0.2 if "int4" in name else 0.02)
     assert found["float16"]["kl"] < found["int8"]["kl"] < found["int4"]["kl"]

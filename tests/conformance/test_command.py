@@ -55,7 +55,7 @@ def test_the_report_says_what_was_run(numpy_report):
     assert data["seed"] == 0
     assert 0 < data["worst"]["ratio"] <= 1
     assert {op["op"] for op in data["ops"]} >= {"linear", "attention.attend", "allocator.layout"}
-    assert {check["since"] for check in data["checks"]} == {"1.0", "1.1", "1.2", "1.3", "1.4"}
+    assert {check["since"] for check in data["checks"]} == {"1.0", "1.1", "1.2", "1.3", "1.4", "1.7"}
     assert {check["level"] for check in data["checks"]} == {"bronze", "silver"}
     assert sum(area["passed"] for area in data["areas"].values()) > 300
     assert data["speed"]["step without work, ms"] > 0
