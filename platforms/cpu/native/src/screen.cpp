@@ -79,8 +79,9 @@ struct Screen {
     bool may_hold_largest(int64_t r, int64_t panel) const {
         const float* bounds = w.bounds + 2 * panel;
         const Known& row = known[r];
-        // Sums of so many float32 products, of either kind, are off by less than `rounding` * |x| |w|.
-        const float rounding = static_cast<float>(w.inputs + 16) * 0x1p-23f;
+        // In float32 the sums of both kinds together are off by less than `rounding` * |x| |w|: 2^-24 for each product and
+        // for each addition of the exact one, and for a few of each group, of |x'| <= 2 |x|, of the rough one.
+        const float rounding = static_cast<float>(w.inputs + w.inputs / 16 + 16) * 0x1p-23f;
         const float off = row.norm * (bounds[0] + rounding * bounds[1]) + row.error * bounds[1];
         const Vec low = fill(row.best - off);
         Ints found = {};
