@@ -11,7 +11,7 @@ import pytest
 from anychip_sdk.conformance import batches
 from anychip_sdk.conformance.areas.conftest import Lab
 from anychip_sdk.conformance.inputs import Given, experts, linear, norm, rope, table
-from anychip_sdk.conformance.lab import Array, Body
+from anychip_sdk.conformance.lab import Array, Body, Trio
 from anychip_sdk.conformance.marks import check, full
 from anychip_sdk.conformance.numerics import EPS, rounded
 from anychip_sdk.conformance.under_test import UnderTest
@@ -176,38 +176,55 @@ def test_logits(lab: Lab, dtype: DType, cap: float | None) -> None:
 @pytest.mark.parametrize(("inputs", "width"), [(64, 131), (200, 1003)])
 def test_greedy_logits(lab: Lab, dtype: DType, inputs: int, width: int) -> None:
     """Beside the device's own logits: the largest of each row where they have it, ties included, and no other so large.
-    The fifth row is zeros, so that all are as large, and the last has no numbers."""
+    Of many rows and of few."""
+    x, head = _for_greedy(lab, dtype, inputs, width)
+    trio = lab.trio(dtype, {"x": table(x), "head": linear(head, head=True), "tied": table(head, head=True)})
+    for name in ("head", "tied"):
+        _greedy_is_logits(trio, name, width)
+
+
+@check(since="1.7", profile="quant")
+def test_greedy_logits_of_a_quantised_head(lab: Lab, dtype: DType, quantised: str) -> None:
+    x, head = _for_greedy(lab, dtype, 256, 1003)
+    tied = table(head, quantised, head=True)
+    trio = lab.trio(dtype, {"x": table(x), "head": linear(head, quantize=quantised, head=True), "tied": tied})
+    for name in ("head", "tied"):
+        _greedy_is_logits(trio, name, 1003)
+
+
+def _for_greedy(lab: Lab, dtype: DType, inputs: int, width: int) -> tuple[Array, Array]:
+    """x: [7, inputs] and a head. The fifth row is zeros, so that all logits are as large, and the last has no
+    numbers."""
     x = lab.draw.normal("x", 7, inputs, dtype=dtype)
     head = lab.draw.normal("head", width, inputs, dtype=dtype, scale=0.5)
     head[[5, width - 1]] = head[40] = 4 * x[1]  # of a product with itself three outputs are the largest
     x[2] *= 1e-3
     x[3, inputs // 2] = 60.0  # one large number, beside which few bits are left of the others
     x[4], x[6, 3] = 0, np.nan
-    trio = lab.trio(dtype, {"x": table(x), "head": linear(head, head=True), "tied": table(head, head=True)})
+    return x, head
 
-    def rows(op: str, name: str) -> Array:
+
+def _greedy_is_logits(trio: Trio, name: str, width: int) -> None:
+    def rows(op: str, ids: tuple[int, ...]) -> Array:
         def body(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
             return getattr(ops, op)(X(ops, w, batch), w[name]), kv
 
-        return trio.device.run(body, _wide(7, width))
+        return trio.device.run(body, _wide(len(ids), width, ids))
 
-    for name in ("head", "tied"):
-        wanted, got = rows("logits", name), rows("greedy_logits", name)
-        for r in range(7):
-            what = f"greedy_logits with a {name} of {width} x {inputs}, row {r}"
-            if np.isnan(wanted[r]).any():
-                assert np.isnan(got[r]).any(), f"{what}: logits has NaN there, and this none"
+    for ids in ((0, 1, 2, 3, 4, 5, 6), (3, 1, 2), (6, 0), (4,), (1,)):
+        for r, wanted, got in zip(ids, rows("logits", ids), rows("greedy_logits", ids), strict=True):
+            what = f"greedy_logits with a {name}, {width} wide, row {r} of rows {ids}"
+            if np.isnan(wanted).any():
+                assert np.isnan(got).any(), f"{what}: logits has NaN there, and this none"
                 continue
-            right, found = (np.flatnonzero(y == y.max()) for y in (wanted[r], got[r]))
+            right, found = (np.flatnonzero(y == y.max()) for y in (wanted, got))
             assert np.array_equal(found, right), f"{what}: the largest are {found[:8]}, of logits {right[:8]}"
-            assert got[r].max() == wanted[r].max(), (
-                f"{what}: {got[r].max()} is the largest, of logits {wanted[r].max()}"
-            )
+            assert got.max() == wanted.max(), f"{what}: {got.max()} is the largest, of logits {wanted.max()}"
 
 
-def _wide(count: int, width: int) -> Any:
+def _wide(count: int, width: int, ids: tuple[int, ...] | None = None) -> Any:
     """Rows whose step brings back `width` numbers each."""
-    batch = batches.rows(count)
+    batch = batches.rows(count, ids=ids)
     batch.key = replace(batch.key, sample=replace(batch.key.sample, logprobs=width))
     return batch
 
