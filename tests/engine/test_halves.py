@@ -65,7 +65,7 @@ def test_weights_in_float32_are_counted_in_full(checkpoint, halves):
 def test_no_dtype_is_offered_that_takes_no_less(halves, monkeypatch):
     directory, device = halves("llama"), CpuPlatform().open(threads=1)
     monkeypatch.setattr(device.allocator, "memory", lambda: Memory(1000, 1000))
-    monkeypatch.setattr(device, "capabilities", replace(device.capabilities, screens_heads=False))
+    monkeypatch.setattr(device, "capabilities", replace(device.capabilities, screens_heads={}))
     options = EngineOptions(device="cpu", max_num_seqs=1, max_num_batched_tokens=1)
     with open_checkpoint(directory) as file, pytest.raises(CapacityError, match=r"a smaller model, or quantize int8$"):
         make_budget(file, device, options)

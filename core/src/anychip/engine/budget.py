@@ -111,10 +111,11 @@ def _weight_bytes(tree: Any, shapes: Shapes, stored: Mapping[str, str], dtype: D
         parts = [shapes[n] for part in w.parts for n in part]
         if w.quantize is not None:
             total += sum(QUANT_FORMATS[w.quantize].nbytes(*shape) for shape in parts)
-        elif w.head and claims.screens_heads and dtype == "float32":
-            total += sum(QUANT_FORMATS["int8"].nbytes(*shape) for shape in parts)
+        numbers = sum(math.prod(shape) for shape in parts)
         if w.quantize is None or w.kind == "embedding":  # its table stays beside the head
-            total += item * sum(math.prod(shape) for shape in parts)
+            total += item * numbers
+        if w.head and dtype == "float32":
+            total += claims.screens_heads.get(w.quantize or dtype, 0) * numbers // 8
         total += ITEM_BYTES[dtype] * sum(math.prod(shapes[n]) for n in w.bias)
     return total
 

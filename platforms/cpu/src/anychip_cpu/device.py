@@ -58,7 +58,7 @@ class CpuDevice(TorchDevice):
             step_tokens=512,  # activations of more leave the cache between two ops
             quantize=() if found is None else FORMATS,
             keeps_halves=found is not None,
-            screens_heads=found is not None,
+            screens_heads={} if found is None else {"float32": 8},
             warm_up=False,  # a step is recorded while it runs
         )
         super().__init__(info, capabilities, "cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,9 +45,10 @@ class Capabilities:
     on its batch. `step_tokens`: a step of more tokens is no faster per token; the engine's budget unless the user sets
     one. `quantize`: the names of QUANT_FORMATS that `Device.pack` takes in `WeightSpec.quantize`. `keeps_halves`: in
     float32, weights stay in the 16 bits that the checkpoint has them in, as `WeightSpec.halves` says, and the core
-    counts their memory so. `screens_heads`: in float32, a head (`WeightSpec.head`) lies there in 8 bits as well, for
-    `Ops.greedy_logits`, and the core counts that. `warm_up`: False where the first step of a shape takes hardly longer
-    than the next one, so that running each ahead would only delay the start."""
+    counts their memory so. `screens_heads`: of a head (`WeightSpec.head`) for steps in float32, by what it is kept in,
+    "float32" or a name of QUANT_FORMATS: the bits a number of a second, rougher copy, for `Ops.greedy_logits`; the core
+    counts its memory. `warm_up`: False where the first step of a shape takes hardly longer than the next one, so that
+    running each ahead would only delay the start."""
 
     weight_dtypes: tuple[DType, ...]
     kv_dtypes: tuple[KVDType, ...]
@@ -66,7 +67,7 @@ class Capabilities:
     step_tokens: int = 2048
     quantize: tuple[str, ...] = ()
     keeps_halves: bool = False
-    screens_heads: bool = False
+    screens_heads: Mapping[str, int] = field(default_factory=dict)
     warm_up: bool = True
 
 
