@@ -207,6 +207,18 @@ void check_gated(const AnychipKernels& k, const Kind& kind, AnychipKernel kernel
     expect(right, k.name, text("gated activation", kind, rows, size, 1));
 }
 
+// Whether the largest of each row are where and what they are in `whole`, and the others less.
+bool same_largest(const std::vector<float>& whole, const std::vector<float>& y, int64_t rows, int64_t outputs) {
+    bool right = true;
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* row = whole.data() + r * outputs;
+        const float best = *std::max_element(row, row + outputs);
+        for (int64_t o = 0; o < outputs; ++o)
+            right = right && (row[o] == best ? y[r * outputs + o] == best : y[r * outputs + o] < best);
+    }
+    return right;
+}
+
 // The largest of each row of x W^T, with W in 8 bits beside it: where and what it is without.
 void check_screen(const AnychipKernels& k, const Kind& kept, AnychipKernel pack, AnychipKernel linear,
                   AnychipKernel screen, int64_t rows, int64_t outputs, int64_t inputs, int64_t threads) {
@@ -247,14 +259,35 @@ void check_screen(const AnychipKernels& k, const Kind& kept, AnychipKernel pack,
     s.x = x.data(), s.packed = packed.data(), s.bounds = bounds.data(), s.y = y.data(), s.scratch = known.data();
     s.x_stride = inputs, s.rows = rows, s.outputs = outputs, s.inputs = inputs;
     run(screen, &s, threads);
-    bool right = true;
-    for (int64_t r = 0; r < rows; ++r) {
-        const float* row = whole.data() + r * outputs;
-        const float best = *std::max_element(row, row + outputs);
-        for (int64_t o = 0; o < outputs; ++o)
-            right = right && (row[o] == best ? y[r * outputs + o] == best : y[r * outputs + o] < best);
+    expect(same_largest(whole, y, rows, outputs), k.name,
+           text("the largest product with a weight kept", kept, rows, outputs, inputs));
+}
+
+// The largest of each row with a weight of 8 bits, of which the upper six lie beside it.
+void check_largest(const AnychipKernels& k, int64_t rows, int64_t outputs, int64_t inputs, int64_t threads) {
+    const std::vector<float> weight = draw(outputs * inputs), x = draw(rows * inputs);
+    const int64_t panels = (outputs + k.width - 1) / k.width, panel = k.width * inputs, four = 4 * k.width;
+    std::vector<uint8_t> bytes(panels * panel), upper(panels * panel / 4 * 3);
+    std::vector<uint16_t> scales(panels * k.width);
+    const AnychipPack p = {weight.data(), bytes.data(), scales.data(), outputs, inputs, 8, 0};
+    run(k.pack_int, &p, threads);
+    for (int64_t i = 0; i < panels * panel; ++i) {
+        const int64_t unit = i / (4 * four), part = i / four % 4, place = i % four;
+        upper[(3 * unit + part / 2) * four + place] |= (bytes[i] >> 2 & 15) << part % 2 * 4;
+        upper[(3 * unit + 2) * four + place] |= (bytes[i] >> 6) << 2 * part;
     }
-    expect(right, k.name, text("the largest product with a weight kept", kept, rows, outputs, inputs));
+    const int64_t groups = (inputs + ANYCHIP_INPUT_GROUP - 1) / ANYCHIP_INPUT_GROUP;
+    std::vector<int32_t> scratch(ANYCHIP_FEW_ROWS * threads * (8 * groups + inputs + 128) / 4 + 1);
+    std::vector<float> whole(rows * outputs), y(rows * outputs), known(threads * ANYCHIP_FEW_ROWS);
+    AnychipLargest all = {};
+    AnychipLinear& w = all.product;
+    w.x = x.data(), w.packed = bytes.data(), w.scales = scales.data(), w.y = whole.data(), w.scratch = scratch.data();
+    w.x_stride = inputs, w.rows = rows, w.outputs = outputs, w.inputs = inputs, w.y_stride = outputs, w.bits = 8;
+    run(k.linear_int_f32, &w, threads);
+    w.y = y.data(), all.upper = upper.data(), all.known = known.data();
+    run(k.largest_int, &all, threads);
+    expect(same_largest(whole, y, rows, outputs), k.name,
+           text("the largest product with a weight of 8 bits", F32, rows, outputs, inputs));
 }
 
 void check_greedy(const AnychipKernels& k, int64_t rows, int64_t size, int64_t threads) {
@@ -285,6 +318,7 @@ void check(const AnychipKernels& k, int64_t threads) {
             check_screen(k, F16, k.pack_f16, k.linear_f32_f16, k.screen_f32_f16, rows, outputs, inputs, threads);
             for (const int64_t group : {0, 32, 128}) check_int(k, 8, group, rows, outputs, inputs, threads);
             for (const int64_t group : {32, 64}) check_int(k, 4, group, rows, outputs, inputs, threads);
+            if (rows <= ANYCHIP_FEW_ROWS) check_largest(k, rows, outputs, (inputs + 15) / 16 * 16, threads);
         }
     for (const int64_t size : {1, 5, 33, 576}) {
         check_norm(k, F32, k.rms_norm_f32, 9, size, threads);

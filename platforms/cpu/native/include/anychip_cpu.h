@@ -162,6 +162,16 @@ typedef struct {
     int64_t inputs;
 } AnychipScreen;
 
+/* A product of at most ANYCHIP_FEW_ROWS rows in float32 with a weight of 8 bits that has one scale for an output's
+ * inputs, a multiple of 16; without bias, activation and groups of rows. upper: [ceil(outputs / width), inputs / 16, 3,
+ * width, 4], the upper six bits of each byte of `packed`, laid out as native/src/screen_int.cpp says. known: [threads,
+ * ANYCHIP_FEW_ROWS]. */
+typedef struct {
+    AnychipLinear product;
+    const uint8_t* upper;
+    float* known;
+} AnychipLargest;
+
 /* Tokens of logits, as `Ops.sample` of the contract says; the other arrays are those of its batch. `logprob`, `rank`
  * and the `top` likeliest, at most as many as there are, are null where they are not wanted. scratch, 8-byte aligned,
  * for each thread: ANYCHIP_SAMPLE_BYTES * vocabulary. */
@@ -378,6 +388,10 @@ typedef struct {
     AnychipKernel linear_int_f32; /* AnychipLinear; x and y in float32, bfloat16, float16; the bias in float32 */
     AnychipKernel linear_int_bf16;
     AnychipKernel linear_int_f16;
+
+    /* AnychipLargest. Only the largest of each row of y, and all that are as large, are what linear_int_f32 gives, bit
+     * by bit; the others are smaller or the same. */
+    AnychipKernel largest_int;
 } AnychipKernels;
 
 /* Runs the commands in order on `threads` OpenMP threads, with a barrier behind each. */

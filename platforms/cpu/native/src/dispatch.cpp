@@ -185,7 +185,8 @@ extern "C" __attribute__((visibility("default"))) const char* anychip_cpu_sizes(
         sizeof(AnychipKernels), sizeof(AnychipCommand), sizeof(AnychipPack),      sizeof(AnychipLinear),
         sizeof(AnychipNorm),    sizeof(AnychipGated),   sizeof(AnychipGather),    sizeof(AnychipRope),
         sizeof(AnychipLogits),  sizeof(AnychipSample),  sizeof(AnychipRoute),     sizeof(AnychipCombine),
-        sizeof(AnychipPrepare), sizeof(AnychipAttention), sizeof(AnychipScreen)};
+        sizeof(AnychipPrepare), sizeof(AnychipAttention), sizeof(AnychipScreen),
+        sizeof(AnychipLargest)};
     char made[sizeof text], *end = made;
     for (const size_t size : sizes) end += snprintf(end, 8, "%zu ", size);
     memcpy(text, made, sizeof text);

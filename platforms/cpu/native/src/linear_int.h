@@ -90,14 +90,49 @@ static inline Ints dot(Ints sum, WeightBytes w, InputBytes x) {
 
 #endif
 
+// What weights of so many bits are shifted by, so that they have no sign.
+template <int BITS>
+constexpr uint32_t SHIFT = BITS == 4 ? 8 : FLIP ? 0 : 128;
+
+// What the sum of a group's products starts from, by that of x. Without sign, since what is made of NaN may wrap.
+template <int BITS>
+static inline int32_t start_of(int32_t sum) {
+    return static_cast<int32_t>(0u - SHIFT<BITS> * static_cast<uint32_t>(sum));
+}
+
+// The same of weights under 64, of which two products together fit 16 bits.
+#if !defined(__AVX512VNNI__) && !defined(ANYCHIP_AVX_VNNI) && defined(__AVX2__)
+
+typedef Ints FewBits;
+
+static inline FewBits few_bits(int32_t word) { return fill(word); }
+
+static inline Ints dot_few_bits(Ints sum, Bits w, FewBits x) {
+    const Shorts ones = (Shorts)fill(0x00010001);
+#if defined(__AVX512BW__)
+    return sum + products((Shorts)_mm512_maddubs_epi16((__m512i)w, (__m512i)x), ones);
+#else
+    return sum + products((Shorts)_mm256_maddubs_epi16((__m256i)w, (__m256i)x), ones);
+#endif
+}
+
+#else
+
+typedef InputBytes FewBits;
+
+static inline FewBits few_bits(int32_t word) { return input_bytes(word); }
+static inline Ints dot_few_bits(Ints sum, Bits w, FewBits x) { return dot(sum, weight_bytes(w), x); }
+
+#endif
+
 constexpr int64_t STEP = 8;           // inputs that rows and groups are whole multiples of
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, in the low bits
 constexpr float TINY = 1e-35f;               // less than this is zero: its inverse would not be finite
 
-// Rows of x as whole numbers. `scales`, `starts`: [groups, rows]; `bytes`: [rows, stride].
+// Rows of x as whole numbers. `scales`, and `sums` of these numbers: [groups, rows]; `bytes`: [rows, stride].
 struct Inputs {
     float* scales;
-    int32_t* starts;
+    int32_t* sums;
     int8_t* bytes;
     int64_t stride, rows, groups, step;
     int64_t place(int64_t row, int64_t g) const { return g * rows + row; }

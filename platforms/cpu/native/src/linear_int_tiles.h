@@ -64,7 +64,7 @@ static inline void tiled(const Inputs& x, int64_t row, int64_t rows, const Panel
                 Ints part;
                 __builtin_memcpy(&part, whole + r * WIDTH + v * LANES, sizeof part);
                 // Without sign, since what is made of NaN may wrap.
-                part = (Ints)((Bits)part + (Bits)fill(x.starts[x.place(row + r, g)]));
+                part = (Ints)((Bits)part + (Bits)fill(start_of<BITS>(x.sums[x.place(row + r, g)])));
                 sum[r][v] = add_group<GROUPED>(sum[r][v], part, x.scales[x.place(row + r, g)], scale[v]);
             }
     }

@@ -15,6 +15,7 @@ struct Float16;
 void pack_int(const void* arguments, AnychipTeam team);
 template <typename Number>  // of x and y
 void linear_int(const void* arguments, AnychipTeam team);
+void largest_int(const void* arguments, AnychipTeam team);
 
 }  // namespace ANYCHIP_BYTES
 
@@ -123,4 +124,5 @@ const AnychipKernels ANYCHIP_TABLE(ANYCHIP_ISA) = {
     .linear_int_f32 = bytes::linear_int<float>,
     .linear_int_bf16 = bytes::linear_int<bytes::Bfloat16>,
     .linear_int_f16 = bytes::linear_int<bytes::Float16>,
+    .largest_int = bytes::largest_int,
 };

@@ -38,6 +38,7 @@ from anychip_cpu.onednn_ops import DTYPES, CpuOps
 from anychip_cpu.packed import kept_dtype
 from anychip_cpu.quantized import FORMATS, IntExperts, TiedWeight
 from anychip_cpu.recording import Recordings, UnrecordableError
+from anychip_cpu.screened import screens_heads
 from anychip_cpu.stored import maker, store
 
 
@@ -58,7 +59,7 @@ class CpuDevice(TorchDevice):
             step_tokens=512,  # activations of more leave the cache between two ops
             quantize=() if found is None else FORMATS,
             keeps_halves=found is not None,
-            screens_heads={} if found is None else {"float32": 8},
+            screens_heads={} if found is None else screens_heads(found),
             warm_up=False,  # a step is recorded while it runs
         )
         super().__init__(info, capabilities, "cpu")
@@ -128,7 +129,8 @@ class CpuDevice(TorchDevice):
                 f"cpu quantises linear weights, experts and heads, and no {spec.kind}; leave quantize out"
             )
         plain = replace(spec, quantize=None, head=False)
-        packed = self.ops._quantize(super().pack(plain, read, shapes, "float32"), spec.quantize)
+        head = spec.head and dtype == "float32" and spec.quantize in self.capabilities.screens_heads
+        packed = self.ops._quantize(super().pack(plain, read, shapes, "float32"), spec.quantize, head=head)
         if isinstance(packed, IntExperts) or spec.kind == "linear":
             return packed
         return TiedWeight(**vars(self.pack(plain, read, shapes, dtype)), head=packed)

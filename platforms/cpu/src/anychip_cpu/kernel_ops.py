@@ -16,6 +16,7 @@ from anychip_cpu.kernel_sampling import sample
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import (
     ACTIVATIONS,
+    FEW,
     GatedWork,
     GatherWork,
     Kernels,
@@ -26,7 +27,7 @@ from anychip_cpu.native import (
 from anychip_cpu.onednn_ops import CpuOps
 from anychip_cpu.packed import DTYPES, PackedWeight, can_gate, pack, product
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight, int_product, quantize, quantize_experts
-from anychip_cpu.screened import ScreenedWeight, largest, screened
+from anychip_cpu.screened import ScreenedIntWeight, ScreenedWeight, largest, screened, screened_int
 from anychip_cpu.stored import restore
 from anychip_cpu.weight_memory import WeightMemory
 
@@ -50,10 +51,13 @@ class KernelOps(CpuOps):
         """Of a head for products in float32."""
         return screened(w, pack(w, self._kernels, self._memory, widened=widened), self._kernels, self._memory)
 
-    def _quantize(self, w: Weight, name: str) -> IntWeight | IntExperts:
-        """Of a linear weight [O, I] or experts [E, O, I], in one of `quantized.FORMATS`."""
-        make = quantize if w.tensor.ndim == 2 else quantize_experts
-        return make(w, QUANT_FORMATS[name], self._kernels, self._memory)
+    def _quantize(self, w: Weight, name: str, *, head: bool) -> IntWeight | IntExperts:
+        """Of a linear weight [O, I] or experts [E, O, I], in one of `quantized.FORMATS`. head: it is asked for
+        `greedy_logits`."""
+        if w.tensor.ndim == 3:
+            return quantize_experts(w, QUANT_FORMATS[name], self._kernels, self._memory)
+        found = quantize(w, QUANT_FORMATS[name], self._kernels, self._memory)
+        return screened_int(found, self._memory) if head else found
 
     def _restore(self, stored: StoredWeight) -> Weight:
         """Raises ContractError for what was never stored, and OutOfMemory."""
@@ -76,9 +80,12 @@ class KernelOps(CpuOps):
         return out
 
     def greedy_logits(self, x: Tensor, w: Weight) -> Tensor:
-        if not isinstance(w, ScreenedWeight):
-            return self.logits(x, w)
-        return largest(x, w, self._kernels, self._launch)
+        head = w.head if isinstance(w, TiedWeight) else w
+        if isinstance(head, ScreenedWeight):
+            return largest(x, head, self._kernels, self._launch)
+        if isinstance(head, ScreenedIntWeight) and x.dtype == torch.float32 and len(x) <= FEW:
+            return int_product(x, head, self._kernels, self._launch, upper=head.upper)
+        return self.logits(x, w)
 
     def moe(self, x: Tensor, router: Weight, gate_up: Weight, down: Weight, spec: MoESpec, batch: Batch) -> Tensor:
         if not isinstance(gate_up, Experts) or not isinstance(down, Experts):

@@ -85,6 +85,10 @@ class ScreenWork(Structure):
     _fields_ = _struct(P="x packed bounds y scratch live", N="x_stride rows outputs inputs")
 
 
+class LargestWork(Structure):
+    _fields_ = (("product", LinearWork), *_struct(P="upper known"))
+
+
 class RouteWork(Structure):
     _fields_ = _struct(
         P="scores chosen weights starts token place live", N="scores_stride tokens experts top renormalize"
@@ -152,6 +156,7 @@ KERNELS = (
     *_each("logits"), "sample", "screen_f32", "screen_f32_bf16", "screen_f32_f16",
     *_each("route"), *_each("combine"), *_each("prepare"), "plan", *_each("decode"),
     *_each("prefill"), "pack_bf16", "linear_bf16", "pack_f16", "linear_f16", "pack_int", *_each("linear_int"),
+    "largest_int",
 )  # fmt: skip
 
 
@@ -177,7 +182,7 @@ SIZES = "".join(
     f"{sizeof(struct)} "
     for struct in (
         *(Kernels, Command, PackWork, LinearWork, NormWork, GatedWork, GatherWork, RopeWork),
-        *(LogitsWork, SampleWork, RouteWork, CombineWork, PrepareWork, AttentionWork, ScreenWork),
+        *(LogitsWork, SampleWork, RouteWork, CombineWork, PrepareWork, AttentionWork, ScreenWork, LargestWork),
     )
 )
 """What `anychip_cpu_sizes` of a library with these structures says."""

@@ -10,7 +10,7 @@ from anychip_sdk.kits.torch.weights import Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
-from anychip_cpu.native import ACTIVATIONS, FEW, INPUT_GROUP, Kernels, LinearWork, PackWork, run
+from anychip_cpu.native import ACTIVATIONS, FEW, INPUT_GROUP, Kernels, LargestWork, LinearWork, PackWork, run
 from anychip_cpu.packed import Groups, PackedWeight, reads
 from anychip_cpu.weight_memory import WeightMemory
 
@@ -78,15 +78,17 @@ def int_product(
     launch: Launcher,
     groups: Groups | None = None,
     gated: Activation | None = None,
+    upper: Tensor | None = None,
 ) -> Tensor:
     """x: [T, I] -> [T, O] in x's dtype; gated: -> [T, O / 2], see `can_gate`. Inside, x becomes whole numbers of 8
-    bits, and sums of groups are float32."""
+    bits, and sums of groups are float32. upper: of AnychipLargest, for the largest of each row alone."""
     x = launch.rows(x)
     rows, inputs = x.shape
     size = w.outputs if gated is None else w.outputs // 2
     y = launch.empty((rows, size), x.dtype, like=x if groups is None else None)
     scales = -(-inputs // (w.group or INPUT_GROUP))
-    room = max(rows, FEW * torch.get_num_threads())
+    threads = torch.get_num_threads()
+    room = max(rows, FEW * threads)
     scratch = launch.empty((room * (8 * scales + inputs + 128),), torch.uint8)
     live = launch.live(x) if groups is None else groups.live
     starts, count = (None, 0) if groups is None else (groups.starts, groups.count)
@@ -95,5 +97,9 @@ def int_product(
         *(y.data_ptr(), scratch.data_ptr(), live, starts),
         *(x.stride(0), rows, w.outputs, inputs, size, w.bits, w.group, count, ACTIVATIONS[gated]),
     )
-    launch.run(kernels.of("linear_int", x.dtype), work, reads(w.tensor, gated) if groups is None else None)
+    if upper is None:
+        launch.run(kernels.of("linear_int", x.dtype), work, reads(w.tensor, gated) if groups is None else None)
+        return y
+    known = launch.empty((threads, FEW))
+    launch.run(kernels.largest_int, LargestWork(work, upper.data_ptr(), known.data_ptr()), reads(upper, None))
     return y

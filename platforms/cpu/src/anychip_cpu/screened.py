@@ -1,5 +1,5 @@
-"""Heads in float32 that have a copy in 8 bits beside them: where only the largest logit of a row is wanted, that says
-which ones can be it, and these alone are computed exactly."""
+"""Heads with a copy in fewer bits beside them: where only the largest logit of a row is wanted, that says which ones
+can be it, and these alone are computed exactly."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ SMALL = 1e-10
 """Squares of numbers that matter beside a norm of less may be zero."""
 AT_ONCE = 64
 """Panels."""
+UNIT = 16
+"""Inputs that lie together in `ScreenedIntWeight.upper`."""
+WIDE = 16
+"""Outputs of a panel, from which on few rows of a head in 8 bits wait for the memory rather than for their sums: with
+vectors of 32 bytes, as every x86 processor since AVX2 has them."""
+
+
+def screens_heads(kernels: Kernels) -> dict[str, int]:
+    """What the device declares, see `Capabilities`."""
+    return {"float32": 8, "int8": 6} if kernels.width >= WIDE else {"float32": 8}
 
 
 @dataclass(kw_only=True)
@@ -36,6 +46,28 @@ def screened(w: Weight, packed: PackedWeight, kernels: Kernels, memory: WeightMe
     """w: [V, E] of any float dtype, without a bias; packed: the same."""
     rough = quantize(w, QUANT_FORMATS["int8"], kernels, memory)
     return ScreenedWeight(**vars(packed), rough=rough, bounds=_bounds(w.tensor, rough, memory))
+
+
+@dataclass(kw_only=True)
+class ScreenedIntWeight(IntWeight):
+    """A head in 8 bits and the upper six of each: `upper`, as AnychipLargest has them."""
+
+    upper: Tensor
+
+
+def screened_int(w: IntWeight, memory: WeightMemory) -> IntWeight:
+    """As a ScreenedIntWeight, where there can be one: in 8 bits with one scale for an output, and no bias."""
+    if w.bits != 8 or w.group or w.inputs % UNIT or w.bias is not None:
+        return w
+    panels, _, width, _ = w.tensor.shape
+    upper = memory.empty((panels, w.inputs // UNIT, 3, width, 4), torch.uint8)
+    for first in range(0, panels, AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        fours = (w.tensor[part] >> 2).unflatten(1, (-1, 4)).unbind(2)  # 4 of [P, I / 16, width, 4]
+        upper[part, :, 0] = fours[0] & 15 | fours[1] << 4
+        upper[part, :, 1] = fours[2] & 15 | fours[3] << 4
+        upper[part, :, 2] = fours[0] >> 4 | fours[1] >> 4 << 2 | fours[2] >> 4 << 4 | fours[3] >> 4 << 6
+    return ScreenedIntWeight(**vars(w), upper=upper)
 
 
 def _bounds(weight: Tensor, rough: IntWeight, memory: WeightMemory) -> Tensor:

@@ -17,11 +17,12 @@ from torch import Tensor
 from anychip_cpu.library import library_path
 from anychip_cpu.packed import PackedWeight
 from anychip_cpu.quantized import IntExperts, IntWeight, TiedWeight
-from anychip_cpu.screened import ScreenedWeight
+from anychip_cpu.screened import ScreenedIntWeight, ScreenedWeight
 from anychip_cpu.weight_memory import WeightMemory
 
 CLASSES: dict[str, type[Weight]] = {
-    cls.__name__: cls for cls in (Weight, PackedWeight, ScreenedWeight, IntWeight, TiedWeight, IntExperts)
+    cls.__name__: cls
+    for cls in (Weight, PackedWeight, ScreenedWeight, IntWeight, ScreenedIntWeight, TiedWeight, IntExperts)
 }
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.uint8)}
 
