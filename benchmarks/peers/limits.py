@@ -12,6 +12,9 @@ WEIGHT_BYTES = {"float32": 2, "bfloat16": 2, "int8": 1}
 """Of a weight that is read, by format; scales left out. The checkpoints are in bfloat16, which float32 only widens."""
 HEAD = {"float32": "int8", "bfloat16": "bfloat16", "int8": "int8"}
 """What a head is read and multiplied in where all requests are greedy: see `Ops.greedy_logits`."""
+FEW = 4
+"""Rows up to which such a head of the format int8 is read in SIX_BITS alone."""
+SIX_BITS = 6 / 8
 KV_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}
 
 
@@ -79,9 +82,10 @@ class Limit:
         return self.prefill + self.decode
 
 
-def weight_bytes(shape: Shape, format: str) -> int:
-    """What each step reads."""
-    return shape.linear * WEIGHT_BYTES[format] + shape.head * WEIGHT_BYTES[HEAD[format]]
+def weight_bytes(shape: Shape, format: str, rows: int = 1) -> float:
+    """What a step with so many rows of logits reads."""
+    part = SIX_BITS if format == "int8" and rows <= FEW else 1
+    return shape.linear * WEIGHT_BYTES[format] + shape.head * WEIGHT_BYTES[HEAD[format]] * part
 
 
 def limit(shape: Shape, work: runner.Work, format: str, machine: Machine) -> Limit:
@@ -90,7 +94,6 @@ def limit(shape: Shape, work: runner.Work, format: str, machine: Machine) -> Lim
     prompts = [prompt for prompt, _ in work]
     shared = runner.shared(prompts)
     own = [len(prompt) - shared for prompt in prompts]
-    weights, read = weight_bytes(shape, format), machine.read
 
     def computing(tokens: int, rows: int, keys: int) -> float:
         """Seconds, for so many tokens, rows of logits and pairs of a query and a key."""
@@ -98,11 +101,12 @@ def limit(shape: Shape, work: runner.Work, format: str, machine: Machine) -> Lim
         return operations / machine.peaks[format] + 2 * shape.head * rows / machine.peaks[HEAD[format]]
 
     keys = shared * (shared + 1) // 2 + sum(n * shared + n * (n + 1) // 2 for n in own)
-    prefill = max(computing(shared + sum(own), len(work), keys), weights / read)
+    prefill = max(computing(shared + sum(own), len(work), keys), weight_bytes(shape, format, len(work)) / machine.read)
     decode = 0.0
     for step in range(1, max(count for _, count in work)):
         running = [n for n, (_, count) in zip(own, work, strict=True) if count > step]
         kept = sum(running) + step * len(running)
         computed = computing(len(running), len(running), kept + shared * len(running))
-        decode += max(computed, (weights + shape.kv(kept + shared, format)) / read)
+        read_bytes = weight_bytes(shape, format, len(running)) + shape.kv(kept + shared, format)
+        decode += max(computed, read_bytes / machine.read)
     return Limit(prefill, decode)

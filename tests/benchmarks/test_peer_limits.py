@@ -15,7 +15,8 @@ SLOW_CORES = Machine(read=1e12, peaks={"float32": 1.0, "int8": 4.0})
 def test_weights_are_counted_as_they_are_read():
     assert SHAPE.linear == 144
     assert SHAPE.head == 40
-    assert [weight_bytes(SHAPE, name) for name in ("float32", "bfloat16", "int8")] == [328, 368, 184]
+    assert [weight_bytes(SHAPE, name) for name in ("float32", "bfloat16", "int8")] == [328, 368, 174]
+    assert [weight_bytes(SHAPE, name, rows=5) for name in ("float32", "bfloat16", "int8")] == [328, 368, 184]
 
 
 def test_a_checkpoint_says_its_shape():
@@ -35,7 +36,13 @@ def test_a_slow_memory_reads_the_weights_once_a_step_and_kv_as_it_grows():
 
 
 def test_weights_in_whole_numbers_come_with_kv_in_16_bits():
-    assert limit(SHAPE, [([1, 2, 3], 2)], "int8", SLOW_MEMORY).decode == 184 + 4 * 8
+    assert limit(SHAPE, [([1, 2, 3], 2)], "int8", SLOW_MEMORY).decode == 174 + 4 * 8
+
+
+def test_many_rows_read_the_head_in_all_its_bits():
+    five = limit(SHAPE, [([token], 2) for token in range(1, 6)], "int8", SLOW_MEMORY)
+    assert five.prefill == 184
+    assert five.decode == 184 + 5 * 2 * 8
 
 
 def test_slow_cores_do_every_product_of_every_token():
