@@ -1,16 +1,7 @@
-// Dot products of bytes: four of the weight, without sign, by four of x, with sign, into a lane of 32 bits.
+// What products with weights of 8 or 4 bits are made of.
 #pragma once
 
-#ifdef ANYCHIP_X86
-#include <immintrin.h>
-#endif
-#ifdef ANYCHIP_EMULATED
-#include "emulated.h"
-#endif
-#ifdef __aarch64__
-#include <arm_neon.h>
-#endif
-
+#include "dots.h"
 #include "halves.h"
 #include "panels.h"
 
@@ -18,77 +9,6 @@ namespace ANYCHIP_ISA {
 
 typedef uint32_t LooseBits __attribute__((vector_size(4 * ANYCHIP_LANES), aligned(1), may_alias));
 typedef uint8_t Bytes __attribute__((vector_size(ANYCHIP_LANES)));
-
-static inline Ints fill(int32_t x) { return x - Ints{}; }
-
-// What turns the weight's bytes into numbers with sign, less by 128, where the processor takes only those.
-#if defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_MATMUL_INT8)
-constexpr uint32_t FLIP = 0x80808080u;
-#else
-constexpr uint32_t FLIP = 0;
-#endif
-
-#if defined(__AVX512VNNI__) || defined(ANYCHIP_AVX_VNNI) || defined(__ARM_FEATURE_DOTPROD)
-
-typedef Bits WeightBytes;
-typedef Ints InputBytes;
-
-static inline WeightBytes weight_bytes(Bits words) { return words; }
-static inline InputBytes input_bytes(int32_t word) { return fill(word); }
-
-static inline Ints dot(Ints sum, WeightBytes w, InputBytes x) {
-#if defined(__AVX512VNNI__)
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
-#elif defined(ANYCHIP_AVX_VNNI)
-    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
-    return (Ints)vusdotq_s32((int32x4_t)sum, (uint8x16_t)w, (int8x16_t)x);
-#else
-    return (Ints)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
-#endif
-}
-
-#else
-
-typedef int16_t Shorts __attribute__((vector_size(4 * ANYCHIP_LANES)));
-
-// Every second byte, as 16-bit numbers: their products are exact, and added in pairs.
-struct WeightBytes {
-    Shorts even, odd;
-};
-typedef WeightBytes InputBytes;
-
-static inline WeightBytes weight_bytes(Bits words) {
-    return {(Shorts)(words & 0x00ff00ffu), (Shorts)(words >> 8 & 0x00ff00ffu)};
-}
-
-static inline InputBytes input_bytes(int32_t word) {
-    const Bits words = (Bits)fill(word);
-    return {(Shorts)(words << 8) >> 8, (Shorts)words >> 8};
-}
-
-// In each lane of 32 bits the sum of two products.
-static inline Ints products(Shorts a, Shorts b) {
-#if defined(__AVX512BW__)
-    return (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-    return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__SSE2__)
-    return (Ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
-#elif defined(__aarch64__)
-    const int16x8_t left = (int16x8_t)a, right = (int16x8_t)b;
-    return (Ints)vpaddq_s32(vmull_s16(vget_low_s16(left), vget_low_s16(right)), vmull_high_s16(left, right));
-#else
-    const Ints low_a = (Ints)((Bits)a << 16) >> 16, low_b = (Ints)((Bits)b << 16) >> 16;
-    return low_a * low_b + ((Ints)a >> 16) * ((Ints)b >> 16);
-#endif
-}
-
-static inline Ints dot(Ints sum, WeightBytes w, InputBytes x) {
-    return sum + products(w.even, x.even) + products(w.odd, x.odd);
-}
-
-#endif
 
 // What weights of so many bits are shifted by, so that they have no sign.
 template <int BITS>
@@ -99,31 +19,6 @@ template <int BITS>
 static inline int32_t start_of(int32_t sum) {
     return static_cast<int32_t>(0u - SHIFT<BITS> * static_cast<uint32_t>(sum));
 }
-
-// The same of weights under 64, of which two products together fit 16 bits.
-#if !defined(__AVX512VNNI__) && !defined(ANYCHIP_AVX_VNNI) && defined(__AVX2__)
-
-typedef Ints FewBits;
-
-static inline FewBits few_bits(int32_t word) { return fill(word); }
-
-static inline Ints dot_few_bits(Ints sum, Bits w, FewBits x) {
-    const Shorts ones = (Shorts)fill(0x00010001);
-#if defined(__AVX512BW__)
-    return sum + products((Shorts)_mm512_maddubs_epi16((__m512i)w, (__m512i)x), ones);
-#else
-    return sum + products((Shorts)_mm256_maddubs_epi16((__m256i)w, (__m256i)x), ones);
-#endif
-}
-
-#else
-
-typedef InputBytes FewBits;
-
-static inline FewBits few_bits(int32_t word) { return input_bytes(word); }
-static inline Ints dot_few_bits(Ints sum, Bits w, FewBits x) { return dot(sum, weight_bytes(w), x); }
-
-#endif
 
 constexpr int64_t STEP = 8;           // inputs that rows and groups are whole multiples of
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, in the low bits

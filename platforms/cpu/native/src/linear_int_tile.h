@@ -78,25 +78,26 @@ static __attribute__((noinline)) void add_products(Vec (*sums)[VECTORS], const I
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) whole[r][v] = fill(start_of<BITS>(x.sums[place + r]));
-    const auto add = [&](const WeightBytes(&four)[VECTORS], const int8_t* at) {
+    typedef DotsOf<BITS> Dots;
+    const auto add = [&](const typename Dots::Weight(&four)[VECTORS], const int8_t* at) {
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; ++r) {
             int32_t word;
             __builtin_memcpy(&word, at + r * x.stride, sizeof word);
-            const InputBytes input = input_bytes(word);
-            for (int v = 0; v < VECTORS; ++v) whole[r][v] = dot(whole[r][v], four[v], input);
+            const typename Dots::Input input = Dots::input(word);
+            for (int v = 0; v < VECTORS; ++v) whole[r][v] = Dots::dot(whole[r][v], four[v], input);
         }
     };
     for (; from < end; from += 32 / BITS, w += WIDTH * 4) {
         fetch_ahead<ROWS, WIDTH * 4, FAR>(w);
         if (ROWS > FEW) __builtin_prefetch(w + NEAR), __builtin_prefetch(w + NEAR + 64);
         Bits words[VECTORS];
-        WeightBytes four[VECTORS];
+        typename Dots::Weight four[VECTORS];
         for (int v = 0; v < VECTORS; ++v) words[v] = *reinterpret_cast<const LooseBits*>(w + v * LANES * 4);
-        for (int v = 0; v < VECTORS; ++v) four[v] = weight_bytes(BITS == 8 ? words[v] ^ FLIP : words[v] & 0x0f0f0f0fu);
+        for (int v = 0; v < VECTORS; ++v) four[v] = Dots::weight(BITS == 8 ? words[v] ^ FLIP : words[v] & 0x0f0f0f0fu);
         add(four, from);
         if (BITS == 8) continue;
-        for (int v = 0; v < VECTORS; ++v) four[v] = weight_bytes(words[v] >> 4 & 0x0f0f0f0fu);
+        for (int v = 0; v < VECTORS; ++v) four[v] = Dots::weight(words[v] >> 4 & 0x0f0f0f0fu);
         add(four, from + 4);
     }
     Vec scale[VECTORS];

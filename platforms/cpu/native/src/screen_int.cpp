@@ -48,14 +48,14 @@ static __attribute__((noinline)) void add_rough(Vec (*sums)[VECTORS], const Inpu
         const Upper six(w);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
-            Bits four[VECTORS];
-            for (int v = 0; v < VECTORS; ++v) four[v] = six.four(k, v);
+            FewBits::Weight four[VECTORS];
+            for (int v = 0; v < VECTORS; ++v) four[v] = FewBits::weight(six.four(k, v));
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; ++r) {
                 int32_t word;
                 __builtin_memcpy(&word, from + r * x.stride + 4 * k, sizeof word);
-                const FewBits input = few_bits(word);
-                for (int v = 0; v < VECTORS; ++v) whole[r][v] = dot_few_bits(whole[r][v], four[v], input);
+                const FewBits::Input input = FewBits::input(word);
+                for (int v = 0; v < VECTORS; ++v) whole[r][v] = FewBits::dot(whole[r][v], four[v], input);
             }
         }
     }
