@@ -104,6 +104,15 @@ def test_each_workload_of_ours_is_held_against_its_limit():
     assert "| SmolLM2-135M | single | float32 | 0.14 | 0.39 | 0.53 | 2.00 | 26% |" in page
 
 
+def test_an_emulated_product_is_no_limit():
+    """A processor without products of bytes widens them at least."""
+    runs = [run("anychip", "int8", 0, single=2.0)]
+    peaks = ({"float32": 200.0, "bfloat16": 0.3, "int8": 1.4}, {"float32": 200.0, "bfloat16": 200.0, "int8": 200.0})
+    pages = [table.page(results(runs, measured={"read_gb_s": 40.0, "gop_s": can}), WORK) for can in peaks]
+    lines = [next(line for line in page.splitlines() if "| single | int8 | 0." in line) for page in pages]
+    assert lines[0] == lines[1]
+
+
 def test_the_best_read_bandwidth_of_all_is_the_limit():
     page = table.page(
         results([run("anychip", "float32", 0, single=2.0) | {"decode": [[0.03, 35.0], [0.03, 45.0]]}]), WORK
