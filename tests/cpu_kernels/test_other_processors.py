@@ -59,7 +59,7 @@ def test_amx_and_avx_vnni_in_plain_cpp(tmp_path):
     script = "import torch; from anychip_cpu import native; print(*native.isas())"
     found = subprocess.run([sys.executable, "-c", script], env=known, check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["amx", "avx2_vnni"]
-    tests = [HERE / f"test_{name}.py" for name in ("linear", "linear_int", "moe", "screened")]
+    tests = [HERE / f"test_{name}.py" for name in ("linear", "linear_int", "moe", "screened", "screened_int")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, check=False, env=known, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

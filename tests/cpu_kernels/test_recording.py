@@ -91,6 +91,19 @@ def test_quantised_weights(open_llm, eager, format):
         assert outputs(llm) == got
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_a_screened_head(open_llm, monkeypatch, count):
+    """Steps of several requests are recorded for more rows than are screened."""
+    with open_llm(quantize="int8") as llm:
+        wanted = outputs(llm, prompts=PROMPTS[:count])
+    monkeypatch.setattr("anychip_cpu.screened.WIDE", 1)  # on every instruction set
+    with open_llm(quantize="int8") as llm:
+        assert outputs(llm, prompts=PROMPTS[:count]) == wanted
+        step = recordings(llm).last(lambda key: key.bucket.decode)
+        kernels = [kernel for stretch in step.stretches() for kernel, _ in stretch.kernels()]
+        assert llm._core._executor._device.ops._kernels.largest_int in kernels
+
+
 def test_one_recording_serves_every_batch_of_its_shapes(open_llm):
     """Decodes of any lengths, prompts of any mix, and sequences that come and go."""
     with open_llm(prefix_caching=False, max_num_seqs=4) as llm:

@@ -146,9 +146,9 @@ typedef struct {
 
 /* x: [rows, inputs] in float32 and the same weight twice: `packed` in panels, as a kernel of AnychipLinear reads it, and
  * in 8 bits, with which y: [rows, outputs] was made, contiguous. Then the largest of each row of y, and all that are as
- * large, become what `packed` gives, bit by bit, and the others are smaller or the same. bounds: [panels, 2], the most
- * that |w - w'| and either of |w| and |w'| are in the panel, where w' is what 8 bits left of an output's weights w.
- * scratch: 3 * rows floats. */
+ * large, become what `packed` gives, bit by bit, and all others are smaller than these. bounds: [panels, 2], the most
+ * that |w - w'| and either of |w| and |w'| are in the panel, where w' is what 8 bits left of an output's weights w;
+ * infinite where |w| or |w'| are less than 1e-10, of whose squares too little is left. scratch: 3 * rows floats. */
 typedef struct {
     const float* x;
     const void* packed;
@@ -162,10 +162,10 @@ typedef struct {
     int64_t inputs;
 } AnychipScreen;
 
-/* A product of at most ANYCHIP_FEW_ROWS rows in float32 with a weight of 8 bits that has one scale for an output's
- * inputs, a multiple of 16; without bias, activation and groups of rows. upper: [ceil(outputs / width), inputs / 16, 3,
- * width, 4], the upper six bits of each byte of `packed`, laid out as native/src/screen_int.cpp says. known: [threads,
- * ANYCHIP_FEW_ROWS]. */
+/* A product of rows in float32 with a weight of 8 bits that has one scale for an output's inputs, a multiple of 16;
+ * without bias, activation and groups of rows. More than a few rows are computed whole. upper: [ceil(outputs / width),
+ * inputs / 16, 3, width, 4], the upper six bits of each byte of `packed`, laid out as native/src/screen_int.cpp says.
+ * known: [threads, ANYCHIP_FEW_ROWS]. */
 typedef struct {
     AnychipLinear product;
     const uint8_t* upper;
@@ -390,7 +390,7 @@ typedef struct {
     AnychipKernel linear_int_f16;
 
     /* AnychipLargest. Only the largest of each row of y, and all that are as large, are what linear_int_f32 gives, bit
-     * by bit; the others are smaller or the same. */
+     * by bit; all others are smaller than these. */
     AnychipKernel largest_int;
 } AnychipKernels;
 

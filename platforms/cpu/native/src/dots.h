@@ -23,6 +23,8 @@ static inline Ints fill(int32_t x) { return x - Ints{}; }
 
 #if defined(__AVX512VNNI__) || defined(ANYCHIP_AVX_VNNI) || defined(__ARM_FEATURE_DOTPROD)
 
+constexpr bool DOT_INSTRUCTION = true;
+
 struct WholeBytes {
 #if defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_MATMUL_INT8)
     static constexpr bool SIGNED = true;
@@ -51,6 +53,8 @@ struct WholeBytes {
 typedef WholeBytes FewBits;
 
 #else
+
+constexpr bool DOT_INSTRUCTION = false;
 
 typedef int16_t Shorts __attribute__((vector_size(4 * ANYCHIP_LANES)));
 

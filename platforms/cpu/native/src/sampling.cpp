@@ -146,9 +146,9 @@ struct Sampler {
         const Best best = best_of(x, w.vocabulary);
         if (!best.ordered) return NO_TOKEN;
         // Infinite: no probabilities, but still a largest.
-        if (row.temperature == 0.0f || isinf(best.logit) || row.top_k == 1) return static_cast<int32_t>(best.token);
+        if (row.temperature == 0.0f || __builtin_isinf(best.logit) || row.top_k == 1) return static_cast<int32_t>(best.token);
         const float scale = 1.0f / row.temperature, low = best.logit - NEAR * row.temperature;
-        if (isinf(scale)) return static_cast<int32_t>(best.token);
+        if (__builtin_isinf(scale)) return static_cast<int32_t>(best.token);
         const double total = mass_of(x, w.vocabulary, best.logit, scale);
         Candidates c = candidates;
         collect(x, w.vocabulary, low, best.logit, scale, c);

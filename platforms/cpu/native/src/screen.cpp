@@ -44,7 +44,7 @@ struct Screen {
         const int64_t column = rough.token / WIDTH * WIDTH;
         compute(r, 1, column / WIDTH);
         const Best best = best_of(w.y + r * w.outputs + column, least(WIDTH, w.outputs - column));
-        if (best.ordered && isfinite(best.logit)) row.best = best.logit;
+        if (best.ordered && __builtin_isfinite(best.logit)) row.best = best.logit;
         return row;
     }
 

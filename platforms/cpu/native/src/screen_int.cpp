@@ -10,6 +10,7 @@
 namespace ANYCHIP_ISA {
 
 constexpr float SURE = 1.001f;  // what a bound is multiplied by, as it is rounded
+constexpr int64_t MOST = DOT_INSTRUCTION ? FEW : 2;  // rows whose sums do not take longer than the memory
 
 // Of a UNIT of a panel's inputs the upper six bits lie in three rows, each as large as four inputs' bytes: rows 0 and 1
 // have the lower four of the six, two inputs' to a byte, and row 2 the two above them, four inputs' to a byte. Input
@@ -78,10 +79,10 @@ constexpr void (*ROUGH[])(const Inputs&, const Panel&, float*, int64_t) = {nullp
                                                                            rough_tile<3>, rough_tile<4>};
 constexpr Tile EXACT[] = {nullptr, tile<8, false, 1>, tile<8, false, 2>, tile<8, false, 3>, tile<8, false, 4>};
 
-struct Screen {
+struct Largest {
     const AnychipLargest& all;
     const AnychipLinear& w;
-    const Inputs x;  // at most FEW rows
+    const Inputs x;  // at most MOST rows
 
     void run(AnychipTeam team) const {
         const int64_t panels = ceil_div(w.outputs, WIDTH);
@@ -126,7 +127,7 @@ struct Screen {
     }
 
     // The most that a rough result is off, for a scale of one: what is left out, and the rounding of both kinds of sums,
-    // whose groups are at most 128 sum(|x|) each.
+    // whose groups are at most 128 sum(|x|) each. It is infinite where such a sum may be.
     float reach(int64_t r) const {
         float total = 0;
         for (int64_t g = 0; g < x.groups; ++g) {
@@ -137,7 +138,7 @@ struct Screen {
             }
             total += static_cast<float>(sum) * x.scales[x.place(r, g)];
         }
-        return SURE * total * (1.5f + static_cast<float>(x.groups + 4) * 0x1p-15f);
+        return SURE * 128.0f * total * ((1.5f + static_cast<float>(x.groups + 4) * 0x1p-15f) / 128.0f);
     }
 
     // The largest result of row r that is known, NaN where nothing can be left out. Of this thread's panels.
@@ -154,20 +155,24 @@ struct Screen {
         Ints found = {};
         for (int v = 0; v < VECTORS && p * WIDTH + v * LANES < w.outputs; ++v) {
             const Vec rough = load_part(results(r, p) + v * LANES, w.outputs - p * WIDTH - v * LANES);
-            found |= (Ints) !(rough + scale_vector(w.scales + p * WIDTH + v * LANES) * reach < best);
+            const Vec scale = scale_vector(w.scales + p * WIDTH + v * LANES);
+            found |= (Ints) !(rough + (scale * reach + TINY) < best);  // the least numbers have lost their bits
         }
         return any(found);
     }
 };
 
+template <typename Number>
+void linear_int(const void* arguments, AnychipTeam team);
+
 void largest_int(const void* arguments, AnychipTeam team) {
     const AnychipLargest& all = *static_cast<const AnychipLargest*>(arguments);
     const AnychipLinear& w = all.product;
     const int64_t rows = live_rows(w.rows, w.live);
-    if (rows == 0) return;
+    if (rows == 0 || rows > MOST) return linear_int<float>(&w, team);
     const Inputs x = inputs_of(w.scratch, rows, w.inputs, w.group, team.me);
     quantize_rows(static_cast<const float*>(w.x), w.x_stride, rows, w.inputs, x, {0, 1, team.meeting, nullptr});
-    Screen{all, w, x}.run(team);
+    Largest{all, w, x}.run(team);
 }
 
 }  // namespace ANYCHIP_ISA

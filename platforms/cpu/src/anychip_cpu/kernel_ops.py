@@ -16,7 +16,6 @@ from anychip_cpu.kernel_sampling import sample
 from anychip_cpu.launch import Launcher
 from anychip_cpu.native import (
     ACTIVATIONS,
-    FEW,
     GatedWork,
     GatherWork,
     Kernels,
@@ -83,7 +82,7 @@ class KernelOps(CpuOps):
         head = w.head if isinstance(w, TiedWeight) else w
         if isinstance(head, ScreenedWeight):
             return largest(x, head, self._kernels, self._launch)
-        if isinstance(head, ScreenedIntWeight) and x.dtype == torch.float32 and len(x) <= FEW:
+        if isinstance(head, ScreenedIntWeight) and x.dtype == torch.float32:
             return int_product(x, head, self._kernels, self._launch, upper=head.upper)
         return self.logits(x, w)
 
