@@ -16,6 +16,8 @@ from anychip_cpu.weight_memory import WeightMemory
 
 FORMATS = ("int8", "int8-g32", "int8-g64", "int8-g128", "int4", "int4-g32", "int4-g64", "int4-g128")
 """Of QUANT_FORMATS: those with kernels here."""
+AT_ONCE = 1024
+"""Panels of which a copy in float32 is made to pack them."""
 
 
 @dataclass(kw_only=True)
@@ -49,9 +51,10 @@ def quantize(w: Weight, format: QuantFormat, kernels: Kernels, memory: WeightMem
     panels, padded = -(-outputs // kernels.width), -(-inputs // 8) * 8
     packed = memory.empty((panels, padded * bits // 32, kernels.width, 4), torch.uint8)
     scales = memory.empty((panels, -(-inputs // group) if group else 1, kernels.width), torch.bfloat16)
-    weight = w.tensor.float().contiguous()
-    work = PackWork(weight.data_ptr(), packed.data_ptr(), scales.data_ptr(), outputs, inputs, bits, group)
-    run(kernels.pack_int, work, torch.get_num_threads())
+    for first in range(0, panels, AT_ONCE):
+        part = w.tensor[first * kernels.width : (first + AT_ONCE) * kernels.width].float().contiguous()
+        pointers = (array.data_ptr() for array in (part, packed[first], scales[first]))
+        run(kernels.pack_int, PackWork(*pointers, len(part), inputs, bits, group), torch.get_num_threads())
     kept = {**vars(w), "tensor": packed, "bias": None if w.bias is None else w.bias.float()}
     return IntWeight(**kept, scales=scales, outputs=outputs, inputs=inputs, bits=bits, group=group)
 
@@ -81,7 +84,8 @@ def int_product(
     upper: Tensor | None = None,
 ) -> Tensor:
     """x: [T, I] -> [T, O] in x's dtype; gated: -> [T, O / 2], see `can_gate`. Inside, x becomes whole numbers of 8
-    bits, and sums of groups are float32. upper: of AnychipLargest, for the largest of each row alone."""
+    bits, and sums of groups are float32. upper: of AnychipLargest, for the largest of each row alone, without groups
+    and gates."""
     x = launch.rows(x)
     rows, inputs = x.shape
     size = w.outputs if gated is None else w.outputs // 2
