@@ -13,7 +13,8 @@ Tree = dict[str, Any]
 
 
 def forward(ops: Ops, spec: ModelSpec, w: Tree, batch: Batch, kv: Any) -> tuple[Any, Any]:
-    """-> logits [R, V] float32 of batch.logit_rows, those of `Ops.greedy_logits` where the step is greedy, kv."""
+    """-> logits [R, V] float32 of batch.logit_rows, those of `Ops.greedy_logits` where the step is greedy and has no
+    softcap, kv."""
     x = ops.embedding(batch.token_ids, w["embed"], spec.embedding_scale)  # [T, E]
     angles = tuple(ops.rope_angles(batch.positions, table) for table in w["rope"])
     narrow = False  # whether h and residual are those of the logit rows

@@ -116,7 +116,7 @@ class Bench:
         if width is None:
             return self.weights
         if width not in self._eyes:
-            self._eyes[width] = self._pack(linear(np.eye(width, dtype=np.float32), head=True))
+            self._eyes[width] = self._pack(linear(np.eye(width, dtype=np.float32)))
         return {**self.weights, "eye": self._eyes[width]}
 
     def _step(self, body: Body, width: int | None) -> Any:

@@ -22,7 +22,7 @@ from anychip_sdk.conformance.inputs import Given, linear, table
 from anychip_sdk.conformance.lab import Array, Bench, Trio
 from anychip_sdk.conformance.numerics import judge, rounded
 from anychip_sdk.conformance.under_test import SuiteError
-from anychip_sdk.contract import Batch, Communicator, ContractError, Device, DeviceError, DType, WeightSpec
+from anychip_sdk.contract import Batch, Communicator, ContractError, Device, DeviceError, DType
 
 ROWS, WIDTH = 8, 48
 """Divisible by 1, 2 and 4 ranks along both axes."""
@@ -199,18 +199,19 @@ def dead(g: Group) -> None:
 
 
 def tensor_parallel(g: Group) -> None:
-    """Sharded weights compute what whole ones do: `linear` with tp="in" gives the full sum, `logits` every row."""
+    """Sharded weights compute what whole ones do: `linear` with tp="in" gives the full sum, `logits` every output, and
+    `greedy_logits` of each row the largest there is on any rank."""
     rng, dtype = np.random.default_rng(9), g.dtype
     x, up, down, head = (
         rounded(rng.standard_normal(shape) * 0.3, dtype)
         for shape in ((ROWS, 32), (2, 64, 32), (32, 64), (4 * 13 - 2, 32))
     )
 
-    def given(x: Array, tp: Any) -> Given:
+    def given(x: Array, tp: Any, head: bool = False) -> Given:
         whole = linear(*x) if x.ndim == 3 else linear(x)
-        return Given(WeightSpec(whole.spec.parts, "linear", tp=tp), whole.tensors)
+        return Given(replace(whole.spec, tp=tp, head=head), whole.tensors)
 
-    weights = {"x": table(x), "up": given(up, "out"), "down": given(down, "in"), "head": given(head, "out")}
+    weights = {"x": table(x), "up": given(up, "out"), "down": given(down, "in"), "head": given(head, "out", head=True)}
     trio = Trio(g.device, dtype, weights)
 
     def mlp(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
@@ -219,9 +220,16 @@ def tensor_parallel(g: Group) -> None:
     def logits(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
         return ops.logits(ops.embedding(batch.token_ids, w["x"]), w["head"]), kv
 
+    def greedy(ops: Any, w: Any, batch: Any, kv: Any) -> tuple[Any, Any]:
+        return ops.greedy_logits(ops.embedding(batch.token_ids, w["x"]), w["head"]), kv
+
     for body, width in ((mlp, 32), (logits, None)):
         verdict = judge(*trio.run(body, _wide(head.shape[0]), width), dtype)
         assert verdict.passed, f"rank {g.c.rank}: {body.__name__} over {g.c.size} ranks: {verdict.explain()}"
+    wanted, got = (trio.device.run(body, _wide(head.shape[0]), None) for body in (logits, greedy))
+    for y, found in zip(wanted, got, strict=True):
+        same = np.array_equal(y == y.max(), found == y.max()) and found.max() == y.max()
+        assert same, f"rank {g.c.rank}: greedy_logits over {g.c.size} ranks has other largest ones than logits"
 
 
 def _wide(columns: int) -> Batch:

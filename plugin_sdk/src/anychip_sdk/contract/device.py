@@ -45,10 +45,11 @@ class Capabilities:
     on its batch. `step_tokens`: a step of more tokens is no faster per token; the engine's budget unless the user sets
     one. `quantize`: the names of QUANT_FORMATS that `Device.pack` takes in `WeightSpec.quantize`. `keeps_halves`: in
     float32, weights stay in the 16 bits that the checkpoint has them in, as `WeightSpec.halves` says, and the core
-    counts their memory so. `screens_heads`: of a head (`WeightSpec.head`) for steps in float32, by what it is kept in,
-    "float32" or a name of QUANT_FORMATS: the bits a number of a second, rougher copy, for `Ops.greedy_logits`; the core
-    counts its memory. `warm_up`: False where the first step of a shape takes hardly longer than the next one, so that
-    running each ahead would only delay the start."""
+    counts their memory so. `screens_heads`: a head (`WeightSpec.head`) lies there a second time for steps in float32,
+    more roughly, for `Ops.greedy_logits`. The keys are "float32" for heads that are not quantised, and names in
+    `quantize`; the values that copy's bits a number, of which the core counts the memory. `warm_up`: False where the
+    first step of a shape takes hardly longer than the next one, so that running each ahead would only delay the
+    start."""
 
     weight_dtypes: tuple[DType, ...]
     kv_dtypes: tuple[KVDType, ...]

@@ -148,7 +148,7 @@ class WeightSpec:
     `const` holds the values itself (rope frequencies) instead of `parts`.
     `quantize`: a name of QUANT_FORMATS that a linear weight or experts are to be kept in. Of an embedding, which then
     serves as the head too, it says what `Ops.logits` reads; the table that `Ops.embedding` reads stays as it is.
-    `head`: `Ops.greedy_logits` reads it.
+    `head`: `Ops.greedy_logits` reads it; False where logits have a softcap.
     """
 
     parts: tuple[tuple[str, ...], ...]

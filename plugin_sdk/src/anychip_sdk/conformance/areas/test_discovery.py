@@ -188,6 +188,9 @@ def test_capabilities_are_possible(opened: Device | StepPlugin) -> None:
         value = getattr(claims, f.name)
         if f.type == "bool":
             assert isinstance(value, bool), f"{f.name} is {value!r}; expected True or False"
+    screened, allowed = claims.screens_heads, {"float32", *claims.quantize}
+    assert set(screened) <= allowed, f"screens_heads has {sorted(screened)}; of this device's: {sorted(allowed)}"
+    assert all(isinstance(bits, int) and bits > 0 for bits in screened.values()), f"screens_heads is {screened!r}"
     assert claims.max_head_dim >= 64, f"max_head_dim is {claims.max_head_dim}; every device takes heads of 64"
     assert claims.sampling or not claims.device_feedback, "device_feedback is declared, but no sampling to feed from"
     assert claims.device_feedback or not claims.asynchronous, "asynchronous is declared, but no device_feedback"

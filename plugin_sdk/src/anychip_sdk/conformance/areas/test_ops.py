@@ -162,8 +162,8 @@ def test_gated_mlp(lab: Lab, dtype: DType, kind: Activation) -> None:
 @pytest.mark.parametrize("cap", [None, 2.0, 30.0])
 def test_logits(lab: Lab, dtype: DType, cap: float | None) -> None:
     x = lab.draw.normal("x", 5, 64, dtype=dtype)
-    head = lab.draw.normal("head", 131, 64, dtype=dtype, scale=0.5)
-    trio = lab.trio(dtype, {"x": table(x), "head": linear(head, head=True), "tied": table(head, head=True)})
+    head, few = lab.draw.normal("head", 131, 64, dtype=dtype, scale=0.5), cap is None
+    trio = lab.trio(dtype, {"x": table(x), "head": linear(head, head=few), "tied": table(head, head=few)})
 
     def logits(name: str) -> Body:
         return lambda ops, w, batch, kv: (ops.logits(X(ops, w, batch), w[name], cap), kv)
