@@ -34,16 +34,25 @@ def best(call: Callable[[], Any]) -> float:
     return min(times)
 
 
+def product_of(work: Structure) -> native.LinearWork | None:
+    whole = work.product if isinstance(work, native.LargestWork) else work
+    return whole if isinstance(whole, native.LinearWork) else None
+
+
 def label(name: str, work: Structure) -> str:
-    return f"{name} {work.outputs} x {work.inputs}" if isinstance(work, native.LinearWork) else name
+    product = product_of(work)
+    return name if product is None else f"{name} {product.outputs} x {product.inputs}"
 
 
-def moved(name: str, work: Structure) -> tuple[int, int]:
+def moved(name: str, step: Structure) -> tuple[int, int]:
     """Bytes of a product's weights and its operations; of others 0: what they read is in the caches."""
-    if not isinstance(work, native.LinearWork):
+    work = product_of(step)
+    if work is None:
         return 0, 0
-    bits = work.bits or (32 if name.endswith("f32") else 16)
     rows = min(work.rows, cast(work.live, POINTER(c_int32))[0])
+    bits = work.bits or (32 if name.endswith("f32") else 16)
+    if isinstance(step, native.LargestWork) and rows <= native.FEW:
+        bits = 6  # and those of the few outputs that are computed whole
     return work.outputs * work.inputs * bits // 8, 2 * rows * work.outputs * work.inputs
 
 

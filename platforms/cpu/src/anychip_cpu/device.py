@@ -99,7 +99,7 @@ class CpuDevice(TorchDevice):
         if isinstance(self.ops, KernelOps) and spec.kind in ("linear", "embedding", "experts"):
             kept = kept_dtype(spec, read, shapes, dtype)
             w = super().pack(spec, read, shapes, kept)
-            if spec.head and dtype == "float32" and w.bias is None:
+            if spec.head and dtype in self.capabilities.screens_heads and w.bias is None:
                 return self.ops._pack_screened(w, widened=kept != dtype)
             return self.ops._pack(w, embedding=embedding, widened=kept != dtype)
         w = super().pack(spec, read, shapes, dtype)
