@@ -14,16 +14,17 @@ TABLE = HERE.parents[1] / "docs/vendors/kill_table.md"
 HEAD = """# Which check catches which bug
 
 The conformance suite is tested itself. Each row is a faulty variant of the numpy or torch kit, or of the core on top of
-it, that CI plants; the last column is the first check that failed. This table is written by
-`python tests/conformance/kill_table.py`, and a test keeps it current.
+it; the last column is the first check that failed. This table is written by `python tests/conformance/kill_table.py`, and
+CI plants each bug for the check that stands beside it.
 
 | Bug | What is wrong | Caught by |
 |---|---|---|
 """
 
 
-def caught_by(name: str) -> str:
-    """The first check of the bug's area that fails under `--quick`, or "" where none does."""
+def caught_by(name: str, only: str | None = None) -> str:
+    """The first check of the bug's area that fails under `--quick`, or "" where none does. only: a check's id, where it
+    alone is to run."""
     from anychip_sdk.conformance.runner import Request, failures, run
     from bugs import BUGS
 
@@ -36,16 +37,20 @@ def caught_by(name: str) -> str:
             "numpy" if grouped else None,
             None if grouped else f"bugs:manifest_{name}",
             f"bugs:group_{name}" if grouped else None,
-            "quick", 0, Path(folder), (bug.area,), limit=bug.limit, only=bug.only, fail_fast=True,
+            "quick", 0, Path(folder), (bug.area,), limit=bug.limit, only=bug.only if only is None else f"test_{only.partition('/')[2]}", fail_fast=True,
         )  # fmt: skip
         found = failures(run(request))
     return str(found[0]["id"]) if found else ""
 
 
+def title(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def row(name: str, check: str) -> str:
     from bugs import BUGS
 
-    return f"| {name.replace('_', ' ')} | {BUGS[name].what} | `{check}` |"
+    return f"| {title(name)} | {BUGS[name].what} | `{check}` |"
 
 
 def main() -> int:
