@@ -14,8 +14,8 @@ TABLE = HERE.parents[1] / "docs/vendors/kill_table.md"
 HEAD = """# Which check catches which bug
 
 The conformance suite is tested itself. Each row is a faulty variant of the numpy or torch kit, or of the core on top of
-it; the last column is the first check that failed. This table is written by `python tests/conformance/kill_table.py`, and
-CI plants each bug for the check that stands beside it.
+it; the last column is the first check that failed. This table is written by `python tests/conformance/kill_table.py`,
+and CI plants each bug for the check that stands beside it.
 
 | Bug | What is wrong | Caught by |
 |---|---|---|
@@ -32,12 +32,13 @@ def caught_by(name: str, only: str | None = None) -> str:
     inherited = [p for p in (str(HERE), os.environ.get("PYTHONPATH")) if p]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.pathsep.join(inherited).split(os.pathsep)))
     grouped = bug.base == "group"
+    chosen = bug.only if only is None else "test_" + only.partition("/")[2]
     with tempfile.TemporaryDirectory() as folder:
         request = Request(
             "numpy" if grouped else None,
             None if grouped else f"bugs:manifest_{name}",
             f"bugs:group_{name}" if grouped else None,
-            "quick", 0, Path(folder), (bug.area,), limit=bug.limit, only=bug.only if only is None else f"test_{only.partition('/')[2]}", fail_fast=True,
+            "quick", 0, Path(folder), (bug.area,), limit=bug.limit, only=chosen, fail_fast=True,
         )  # fmt: skip
         found = failures(run(request))
     return str(found[0]["id"]) if found else ""
