@@ -168,35 +168,6 @@ def test_bad_options_are_named(name, value):
         EngineOptions(maximum=1)
 
 
-def test_async_streams_cancel_and_close():
-    async def main():
-        engine = AsyncEngine("demo", "numpy", max_num_seqs=4)
-        params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-
-        async def collect(prompt):
-            return [piece async for piece in engine.generate(prompt, params)]
-
-        streams = await asyncio.gather(*(collect(p) for p in ("Return", "def f", "The file")))
-        assert all(s[-1].finished and len(s[-1].outputs[0].token_ids) == 12 for s in streams)
-        assert all("".join(p.outputs[0].new_text for p in s) == s[-1].outputs[0].text for s in streams)
-        # A piece that is kept stays what it was.
-        assert all([len(p.outputs[0].token_ids) for p in s] == list(range(1, 13)) for s in streams)
-
-        endless = engine.generate("Return", SamplingParams(temperature=0, max_tokens=None, ignore_eos=True))
-        await anext(endless)
-        await endless.aclose()
-        with pytest.raises(RequestError, match="prompt"):
-            await anext(engine.generate([], params))
-        assert len((await collect("Return"))[-1].outputs[0].token_ids) == 12
-        await engine.close()
-        assert engine.stats().running == 0
-        assert engine.stats().kv_usage == 0
-        with pytest.raises(EngineDeadError):
-            await anext(engine.generate("x", params))
-
-    asyncio.run(main())
-
-
 def test_when_the_engine_dies_nobody_waits(monkeypatch):
     """Neither those it runs nor those it has not taken on yet."""
     engine = AsyncEngine("demo", "numpy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import queue
 import threading
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from anychip.engine.build import Built, build, check_params, encode
-from anychip.engine.core import EngineCore
+from anychip.engine.core import EngineCore, Event
 from anychip.engine.options import EngineOptions
 from anychip.engine.text import RequestText
 from anychip.errors import EngineDeadError
@@ -20,17 +21,53 @@ from anychip.sampling_params import MODEL_FIELDS, SamplingParams
 
 
 class _Stream:
-    """One request's way from the engine thread to its coroutine."""
+    """One request's way from the engine thread to its coroutine. It holds no pieces: a reader that falls behind finds
+    all that came meanwhile in one, so that a client who stops reading costs no more than its text."""
 
     def __init__(self, text: RequestText, loop: asyncio.AbstractEventLoop) -> None:
         self.text = text
-        self.queue: asyncio.Queue[RequestOutput | None] = asyncio.Queue()
+        self._lock = threading.Lock()  # of `text`: the engine's thread writes, the coroutine reads
         self._loop = loop
+        self._moved = asyncio.Event()
+        self._told = False  # whether `_moved` is set, or about to be
+        self._dead: str | None = None
 
-    def put(self, piece: RequestOutput | None) -> None:
-        """None: the engine died. A loop that is closed has nobody left to read."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.queue.put_nowait, piece)
+    async def take(self) -> RequestOutput:
+        """What came since the last piece, once there is something. Raises EngineDeadError."""
+        while True:
+            await self._moved.wait()
+            with self._lock:
+                self._moved.clear()
+                self._told = False
+                if self.text.moved:
+                    return self.text.output()
+                if self._dead is not None:
+                    raise EngineDeadError(self._dead)
+
+    # -- on the engine's thread
+
+    def push(self, event: Event) -> bool:
+        """As `RequestText.push`."""
+        with self._lock:
+            return self.text.push(event)
+
+    def tell(self) -> None:
+        """Wakes the coroutine if there is something for it to take."""
+        with self._lock:
+            if self._told or not self.text.moved:
+                return
+            self._wake()
+
+    def die(self, reason: str) -> None:
+        """What came before is still told; then `take` raises."""
+        with self._lock:
+            self._dead = reason
+            self._wake()
+
+    def _wake(self) -> None:
+        self._told = True
+        with contextlib.suppress(RuntimeError):  # a loop that is closed has nobody left to read
+            self._loop.call_soon_threadsafe(self._moved.set)
 
 
 class AsyncEngine:
@@ -91,8 +128,9 @@ class AsyncEngine:
         priority: int = 0,
         cache_salt: str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Pieces of the output as they come. Closing the iterator, or cancelling its task, cancels the request and
-        frees its pages. Raises RequestError at the first piece, EngineDeadError when the engine has stopped."""
+        """Pieces of the output as they come; who reads slowly finds more tokens in each. Closing the iterator, or
+        cancelling its task, cancels the request and frees its pages. Raises RequestError at the first piece,
+        EngineDeadError when the engine has stopped."""
         params = params or SamplingParams.from_generation_config(self._built.generation_config)
         id = request_id or str(next(self._ids))
         ids = encode(self._built.tokenizer, prompt)
@@ -104,9 +142,7 @@ class AsyncEngine:
         finished = False
         try:
             while not finished:
-                piece = await stream.queue.get()
-                if piece is None:
-                    raise EngineDeadError(self._dead or "the engine stopped")
+                piece = await stream.take()
                 finished = piece.finished
                 yield piece
         finally:
@@ -133,7 +169,7 @@ class AsyncEngine:
         try:
             while self._take_commands():
                 for stream in self._step():
-                    stream.put(stream.text.output())
+                    stream.tell()
                 self._stats = self._core.stats()
         except BaseException as error:  # a fault of ours, or a panic of the tokenizer: nobody may wait forever
             self._die(f"the engine stopped: {type(error).__name__}: {error}; start it again")
@@ -147,7 +183,7 @@ class AsyncEngine:
             self._dead = reason
             left = set(self._open)
         for stream in left:
-            stream.put(None)
+            stream.die(reason)
 
     def _take_commands(self) -> bool:
         """Waits for a command when there is nothing to run. False: close."""
@@ -178,7 +214,7 @@ class AsyncEngine:
             stream = self._owner.get(event.request)
             if stream is None:
                 continue
-            if stream.text.push(event):
+            if stream.push(event):
                 self._core.cancel(event.request, "stop")
             if event.request.finish_reason is not None:
                 del self._owner[event.request]

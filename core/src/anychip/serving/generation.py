@@ -150,7 +150,7 @@ async def _merged(
             async for output in only:
                 yield 0, output
         return
-    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue(len(streams))
     pumps = [asyncio.create_task(_pump(i, stream, queue)) for i, stream in enumerate(streams)]
     try:
         open_streams = len(streams)
@@ -173,12 +173,13 @@ async def _pump(
     stream: AsyncGenerator[RequestOutput, None],
     queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]],
 ) -> None:
-    """Every stream starts in the same turn of the loop, so a refused prompt is known before any output."""
+    """Every stream starts in the same turn of the loop, so a refused prompt is known before any output. Who does not
+    read holds the streams up, which hold no pieces: `queue` must be bounded."""
     end: Exception | None = None
     try:
         async with aclosing(stream):
             async for output in stream:
-                queue.put_nowait((index, output))
+                await queue.put((index, output))
     except Exception as error:
         end = error
-    queue.put_nowait((index, end))
+    await queue.put((index, end))
