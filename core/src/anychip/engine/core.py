@@ -114,11 +114,7 @@ class EngineCore:
                 f"at least one new token: shorten the prompt to {self.max_model_len - 1} tokens",
                 "prompt",
             )
-        for token in prompt:
-            if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < self.vocab_size:
-                raise RequestError(
-                    f"the prompt holds {token!r}; expected token ids from 0 to {self.vocab_size - 1}", "prompt"
-                )
+        self._check_tokens(prompt)
         if params.min_tokens > (room := self.max_model_len - len(prompt)):
             raise RequestError(
                 f"min_tokens is {params.min_tokens}; expected at most {room}, which is what the prompt's {len(prompt)} "
@@ -129,6 +125,18 @@ class EngineCore:
             if (worst := max(tokens, default=0)) >= self.vocab_size:
                 raise RequestError(f"{name} holds {worst}; expected ids from 0 to {self.vocab_size - 1}", name)
         return np.asarray(prompt, np.int32)
+
+    def _check_tokens(self, prompt: Sequence[int]) -> None:
+        """By their types and extremes, as a loop over each of a long prompt would hold a server's other clients up."""
+        whole = all(issubclass(kind, int | np.integer) and kind is not bool for kind in set(map(type, prompt)))
+        if whole and min(prompt) >= 0 and max(prompt) < self.vocab_size:
+            return
+        wrong = next(
+            t
+            for t in prompt
+            if isinstance(t, bool) or not isinstance(t, int | np.integer) or not 0 <= t < self.vocab_size
+        )
+        raise RequestError(f"the prompt holds {wrong!r}; expected token ids from 0 to {self.vocab_size - 1}", "prompt")
 
     def add(self, requests: list[Request]) -> None:
         """Takes what `make` made. The first one computes the prompt; the others wait for its pages."""
