@@ -97,6 +97,20 @@ def test_echo_with_logprobs_covers_the_prompt() -> None:
     assert choice["logprobs"]["text_offset"] == [0, 0, 1, 2, 3, 4]
 
 
+def test_an_echoed_prompt_is_written_once_for_all_its_choices() -> None:
+    """At a hundred choices of a long prompt, writing it for each would hold every other client up for seconds."""
+
+    def decodes(prompt: str, n: int) -> int:
+        engine, calls = FakeEngine("Hi"), []
+        decode = engine.tokenizer.decode
+        engine.tokenizer.decode = lambda *given, **named: calls.append(1) or decode(*given, **named)
+        body = complete(engine, prompt=prompt, n=n, echo=True, logprobs=2)
+        assert all(choice["logprobs"] == body["choices"][0]["logprobs"] for choice in body["choices"])
+        return len(calls)
+
+    assert decodes("ab" * 20, 4) - decodes("ab", 4) == decodes("ab" * 20, 1) - decodes("ab", 1) > 0
+
+
 def test_echo_of_token_ids_is_their_text() -> None:
     assert complete(FakeEngine("Hi"), prompt=[BOS, 64, 65], echo=True)["choices"][0]["text"] == "abHi"
 

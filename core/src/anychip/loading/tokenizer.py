@@ -32,6 +32,7 @@ class Tokenizer:
         self.chat_template = template
         self.special_tokens = {name: _token_text(settings.get(name)) for name in SPECIAL_TOKENS}
         self.bos_token, self.eos_token = self.special_tokens["bos_token"], self.special_tokens["eos_token"]
+        self._token_texts: dict[int, str] = {}  # of `token_text`: logprobs ask for the same ones over and over
 
     @classmethod
     def load(cls, path: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -113,8 +114,11 @@ class Tokenizer:
     def token_text(self, token: int) -> str:
         """One token as it stands within a text, special ones too; for logprobs. Decoders of the SentencePiece kind
         drop the space before a text's first word, so the token is shown after itself."""
-        alone, twice = (self.decode([token] * count, skip_special_tokens=False) for count in (1, 2))
-        return twice[len(alone) :] if twice.startswith(alone) else alone
+        text = self._token_texts.get(token)
+        if text is None:
+            alone, twice = (self.decode([token] * count, skip_special_tokens=False) for count in (1, 2))
+            text = self._token_texts[token] = twice[len(alone) :] if twice.startswith(alone) else alone
+        return text
 
 
 def _token_text(value: object) -> str:

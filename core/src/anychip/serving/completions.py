@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from anychip.loading.tokenizer import Tokenizer
+from anychip.outputs import TokenLogprobs
 from anychip.sampling_params import SamplingParams
 from anychip.serving.generation import Piece
 from anychip.serving.logprobs import CompletionLogprobsWriter, extend
@@ -40,6 +42,14 @@ class CompletionReply(Reply):
         self._writers: dict[int, CompletionLogprobsWriter] = {}
         self._begun: set[int] = set()
         self._choices: dict[int, CompletionChoice] = {}
+        self._echoed: dict[int, CompletionLogprobs] = {}  # of each prompt, for all its choices
+
+    async def prepare(self, piece: Piece) -> None:
+        """Writes the logprobs of an echoed prompt, off the event loop: there may be thousands."""
+        index, of_prompt = piece.choice // self._params.n, piece.request.prompt_logprobs
+        if self._params.logprobs is None or of_prompt is None or index in self._echoed:
+            return
+        self._echoed[index] = await asyncio.to_thread(self._write_prompt, self._prompts[index], of_prompt)
 
     def add(self, piece: Piece) -> None:
         gain = self._gain(piece)
@@ -74,13 +84,17 @@ class CompletionReply(Reply):
 
     def _logprobs(self, piece: Piece, prompt: Prompt, first: bool) -> CompletionLogprobs:
         gained = self._writer(piece.choice, prompt).write(piece.output.new_token_ids, piece.output.new_logprobs)
-        of_prompt = piece.request.prompt_logprobs
-        if not first or of_prompt is None:
+        echoed = self._echoed.get(piece.choice // self._params.n)
+        if not first or echoed is None:
             return gained
-        whole = CompletionLogprobsWriter(self._tokenizer, (), 0, self._params.skip_special_tokens)
-        echoed = whole.write(prompt.ids, of_prompt)
-        extend(echoed, gained)
-        return echoed
+        whole = CompletionLogprobs([], [], [], [])
+        extend(whole, echoed)
+        extend(whole, gained)
+        return whole
+
+    def _write_prompt(self, prompt: Prompt, logprobs: Sequence[TokenLogprobs | None]) -> CompletionLogprobs:
+        writer = CompletionLogprobsWriter(self._tokenizer, (), 0, self._params.skip_special_tokens)
+        return writer.write(prompt.ids, logprobs)
 
     def _writer(self, choice: int, prompt: Prompt) -> CompletionLogprobsWriter:
         if choice not in self._writers:

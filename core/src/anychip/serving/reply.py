@@ -28,6 +28,9 @@ class Reply(ABC):
         self._created = int(time.time())
         self._include_usage = include_usage
 
+    async def prepare(self, piece: Piece) -> None:  # noqa: B027 - most answers need nothing
+        """What a piece needs done before it is added or cut into chunks and would hold other requests up."""
+
     @abstractmethod
     def add(self, piece: Piece) -> None:
         """Takes a piece of what will be a whole answer."""
@@ -61,6 +64,7 @@ class Reply(ABC):
         tally = Tally(job)
         async with aclosing(generation.run(job, tally)) as pieces:
             async for piece in pieces:
+                await self.prepare(piece)
                 self.add(piece)
         return msgspec.json.encode(self.whole(tally.usage))
 
@@ -71,6 +75,7 @@ class Reply(ABC):
         try:
             async with aclosing(generation.run(job, tally)) as pieces:
                 async for piece in pieces:
+                    await self.prepare(piece)
                     if events := b"".join(map(_event, self.chunks(piece))):
                         yield events
                         started = True
