@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from dataclasses import replace
 
@@ -217,3 +218,24 @@ def test_stop_strings_end_the_text():
         )
         assert kept.outputs[0].text == out.text + stop
         assert llm._core.kv.usage == 0
+
+
+def test_a_stop_string_from_before_min_tokens_stops_nothing():
+    """Neither while another stop string, long or not, holds the text back: no token is told before its time."""
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    prompt, stop = "Return a list", "the"
+    with LLM("demo", "numpy") as llm:
+        text = llm.generate(prompt, params)[0].outputs[0].text
+        assert text.count(stop) > 1
+        ends = set()
+        for least in range(0, 25, 4):
+            outs = []
+            for beside in ([], ["q" * 9], ["q" * 99]):
+                one = replace(params, min_tokens=least, stop=[stop, *beside])
+                out = llm.generate(prompt, one)[0].outputs[0]
+                outs.append((out.text, len(out.token_ids), out.finish_reason))
+                assert out.text in (text, *(text[: m.start()] for m in re.finditer(stop, text)))
+            assert outs == [outs[0]] * 3
+            assert outs[0][1] >= least
+            ends.add(outs[0][1])
+        assert len(ends) > 2  # the first one, the second, and none

@@ -19,6 +19,7 @@ class CompletionText:
             self._detokenizer = Detokenizer(tokenizer, request.prompt.tolist(), request.params.skip_special_tokens)
         self._told_end = False
         self._pending = ""  # detokenized, not yet shown
+        self._exempt = 0  # characters of `_pending` from before min_tokens: no stop string ends in them
         self._hold = max((len(s) for s in request.params.stop_strings), default=1) - 1
 
     def push(self, event: Event) -> str | None:
@@ -36,17 +37,24 @@ class CompletionText:
         ended = request.finish_reason is not None
         if ended and self._detokenizer is not None:
             self._pending += self._detokenizer.finish()
-        stop = self._cut() if len(out.token_ids) >= self._params.min_tokens else None
+        if len(out.token_ids) < self._params.min_tokens:
+            self._exempt = len(self._pending)
+        stop = self._cut()
         if stop is None:
             shown = len(self._pending) if ended else max(0, len(self._pending) - self._hold)
             self._show(self._pending[:shown])
             self._pending = self._pending[shown:]
+            self._exempt = max(0, self._exempt - shown)
             out.finish_reason, out.stop_reason = request.finish_reason, request.stop_reason
         return stop
 
     def _cut(self) -> str | None:
         """Ends the text at the first stop string in it."""
-        found = [(i, s) for s in self._params.stop_strings if (i := self._pending.find(s)) >= 0]
+        found = [
+            (i, s)
+            for s in self._params.stop_strings
+            if (i := self._pending.find(s, max(0, self._exempt + 1 - len(s)))) >= 0
+        ]
         if not found:
             return None
         start, stop = min(found)
