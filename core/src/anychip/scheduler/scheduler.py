@@ -23,6 +23,9 @@ LEAST_SHARE = 8
 """A chunk that leaves room for others takes this part of a full step at least: many small chunks cost a device more
 than a few large ones."""
 
+MOST_PASSED = 8
+"""Waiting requests that a step passes by because a page of theirs is being computed: each costs it a search."""
+
 
 class Scheduler:
     """Requests are ordered by `policy`: by arrival ("fcfs"), or by priority and then arrival. Pages and slots go to
@@ -96,8 +99,7 @@ class Scheduler:
         for request in self._prefilling() if len(decodes) < len(self.running) else ():
             if budget > 0 and request.status is Status.RUNNING:
                 budget -= self._add_chunk(request, budget, chunks)
-        while self.waiting and budget > 0 and self._admit(self.waiting[0]):
-            budget -= self._add_chunk(self.running[self._position], budget, chunks)
+        self._admit(budget, chunks)
         return self._plan(decodes, chunks, copies)
 
     def _decodes(self, copies: dict[Request, list[PageCopy]]) -> list[Request]:
@@ -159,20 +161,37 @@ class Scheduler:
         chunks.append((request, tokens))
         return tokens
 
-    def _admit(self, request: Request) -> bool:
-        """Moves the first waiting request to a slot if it fits beside a page for everyone who runs."""
-        if request in self._void:
-            return False
-        hit = self._find_prefix(request)
-        if self._is_coming(request, hit):
-            return False
-        fits = self.table.has_free and self.kv.can_admit(hit, request.num_tokens, self.max_tokens, len(self.running))
-        if not fits and self.running:
+    def _admit(self, budget: int, chunks: list[tuple[Request, int]]) -> None:
+        """Moves those that wait to slots, in order, each with a chunk of its prompt. The first that does not fit ends
+        it; who waits for a page that is being computed holds nobody up."""
+        passed = 0
+        while budget > 0 and passed < min(len(self.waiting), MOST_PASSED):
+            request = self.waiting[passed]
+            if request in self._void:
+                return
+            hit = self._find_prefix(request)
+            if self._is_coming(request, hit):
+                passed += 1
+                continue
+            if not self._fits(request, hit):
+                return
+            self._open(request, hit)
+            budget -= self._add_chunk(request, budget, chunks)
+
+    def _fits(self, request: Request, hit: PrefixHit) -> bool:
+        """Whether there is a slot for a waiting request, and room beside a page for everyone who runs; if need be,
+        those that come after it give theirs up."""
+        while self.running:
+            needed = request.num_tokens, self.max_tokens, len(self.running)
+            if self.table.has_free and self.kv.can_admit(hit, *needed):
+                return True
             last = self.running[-1]
             if self.order(last) < self.order(request):
                 return False
             self.preempt(last)
-            return self._admit(request)
+        return True  # a context fits an empty cache
+
+    def _open(self, request: Request, hit: PrefixHit) -> None:
         self.waiting.remove(request)
         slot = self.table.open(request, hit.tokens)
         self.kv.open(slot, hit)
@@ -182,7 +201,6 @@ class Scheduler:
             self.prefix_queries += request.num_tokens
             self.prefix_hits += hit.tokens
         self._join(request)
-        return True
 
     def _is_coming(self, request: Request, hit: PrefixHit) -> bool:
         """Whether a running prefill is about to compute the page that the request's cached prefix lacks next: a step
@@ -315,8 +333,7 @@ class Scheduler:
     # -- bookkeeping ---------------------------------------------------------------------------------------------
 
     def _join(self, request: Request) -> None:
-        self._position = bisect.bisect(self.running, self.order(request), key=self.order)
-        self.running.insert(self._position, request)
+        bisect.insort(self.running, request, key=self.order)
         self._slots = None
 
     def _leave(self, request: Request) -> None:
