@@ -61,6 +61,20 @@ def test_generate_reads_its_prompt(capsys, monkeypatch, prompt):
     assert said(capsys, "generate", *DEMO, *GREEDY, *prompt)[0] == wanted
 
 
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_input_that_is_no_text_is_refused(capsys, monkeypatch, command):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 au lait\n"), "utf-8"))
+    assert main([command, *DEMO]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "anychip: standard input is no valid utf-8 at byte 3; mend it"
+
+
+def test_what_a_terminal_cannot_show_is_spelt_out(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert main(["generate", *DEMO, *GREEDY, "caf\u00e9"]) == 0
+    assert written.getvalue().startswith(rb"caf\xe9")
+
+
 @pytest.mark.parametrize(("prompt", "piped"), [((), ""), (("-",), "\n"), (("",), "never read")])
 def test_an_empty_prompt_is_refused_before_the_model_is_looked_for(capsys, monkeypatch, prompt, piped):
     type_in(monkeypatch, piped)

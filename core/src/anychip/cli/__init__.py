@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from anychip.cli.parser import Parser
 from anychip.errors import AnychipError
@@ -28,6 +29,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 an error said in one line, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a model may write what a terminal has no sign for
     parser = Parser(
         prog="anychip",
         description="One LLM inference engine for any chip.",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from anychip.cli.generate import Report, announce
+from anychip.cli.generate import Report, announce, read_input
 from anychip.cli.options import add_engine_options, add_sampling_options, engine_options, sampling_options
 from anychip.errors import RequestError
 
@@ -98,4 +98,4 @@ def _shorten(llm: LLM, messages: list[dict[str, str]]) -> int:
 def _read() -> str:
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
-    return sys.stdin.readline().strip()
+    return read_input(sys.stdin.readline).strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anychip.cli.options import (
@@ -54,7 +55,17 @@ def _piped() -> str:
     if sys.stdin.isatty():
         print("Type the prompt; Ctrl-D ends it.", file=sys.stderr)
     # The line break that ends a file or an echo is not a part of the prompt.
-    return sys.stdin.read().removesuffix("\n")
+    return read_input(sys.stdin.read).removesuffix("\n")
+
+
+def read_input(read: Callable[[], str]) -> str:
+    """What `read` reads from standard input. Raises RequestError for what is no text."""
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"standard input is no valid {error.encoding} at byte {error.start}; mend it", "prompt"
+        ) from error
 
 
 def announce(engine: LLM | AsyncEngine) -> None:
