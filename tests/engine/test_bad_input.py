@@ -21,7 +21,7 @@ NAN, INF = float("nan"), float("inf")
 
 BAD_FIELDS: dict[str, tuple[list[object], str]] = {
     "n": ([0, 129, 1.5, True, "2", None], "a whole number from 1 to 128"),
-    "temperature": ([-0.1, 100.1, NAN, INF, "1", None, True], "a number from 0 to 100"),
+    "temperature": ([-0.1, 100.1, NAN, INF, "1", None, True, 10**400], "a number from 0 to 100"),
     "top_p": ([-0.1, 1.01, NAN, "1", None], "a number from 0 to 1"),
     "top_k": ([-2, 1.5, 2**31, None], f"a whole number from -1 to {INT}"),
     "min_p": ([-0.1, 1.1, NAN, None], "a number from 0 to 1"),
@@ -47,6 +47,8 @@ MORE: list[tuple[str, dict[str, object], str]] = [
     ("logit_bias", {"logit_bias": {-1: 0}}, "logit_bias is -1; expected a whole number"),
     ("logit_bias", {"logit_bias": {1: 101}}, "logit_bias is 101; expected a number from -100 to 100"),
     ("logit_bias", {"logit_bias": {1: NAN}}, "logit_bias is nan; expected a number from -100 to 100"),
+    ("temperature", {"temperature": -(10**5000)}, "temperature is a number of thousands of digits; expected a number"),
+    ("logit_bias", {"logit_bias": {1: 10**400}}, "expected a number from -100 to 100"),
     ("stop", {"stop": [""]}, "stop is ''; expected strings of 1 to 1,024 characters"),
     ("stop", {"stop": ["x" * 1025]}, "expected strings of 1 to 1,024 characters"),
     ("stop", {"stop": "x", "detokenize": False}, "stop is ['x']; expected empty when detokenize is false"),
