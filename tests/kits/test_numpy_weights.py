@@ -105,3 +105,11 @@ def test_other_dtypes_are_refused(dtype):
 def test_shapes_that_make_no_weight(spec, message):
     with pytest.raises(ContractError, match=message):
         pack(spec)
+
+
+def test_experts_may_differ_in_dtype():
+    kinds = (np.float32, np.float16, ml_dtypes.bfloat16)
+    mixed = {f"{e}": np.full((2, 3), e + 0.5, kind) for e, kind in enumerate(kinds)}
+    spec = WeightSpec((tuple(mixed),), "experts")
+    w = DEVICE.pack(spec, lambda name, index: mixed[name][index], {n: a.shape for n, a in mixed.items()}, "float32")
+    assert [part[0, 0] for part in w.parts[0]] == [0.5, 1.5, 2.5]

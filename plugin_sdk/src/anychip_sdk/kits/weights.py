@@ -75,9 +75,16 @@ def read_stacks(
 
 
 def read_parts(spec: WeightSpec, read: Reader, shapes: Shapes, rank: int = 0, size: int = 1) -> Iterator[np.ndarray]:
-    """As `read_stacks`, each part as one array: one of several names, and one of experts, is a stack [names, ...]."""
+    """As `read_stacks`, each part as one array: one of several names, and one of experts, is a stack [names, ...],
+    float32 where its tensors differ in dtype."""
     for arrays in read_stacks(spec, read, shapes, rank, size):
-        yield arrays[0] if len(arrays) == 1 and spec.kind != "experts" else np.stack(arrays)
+        yield arrays[0] if len(arrays) == 1 and spec.kind != "experts" else _stack(arrays)
+
+
+def _stack(arrays: list[np.ndarray]) -> np.ndarray:
+    if len({a.dtype for a in arrays}) > 1:  # numpy promotes no bfloat16 and float16
+        arrays = [a.astype(np.float32) for a in arrays]
+    return np.stack(arrays)
 
 
 def read_bias(spec: WeightSpec, read: Reader, shapes: Shapes, rank: int = 0, size: int = 1) -> Iterator[np.ndarray]:
