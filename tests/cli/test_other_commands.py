@@ -131,7 +131,7 @@ def test_plan_says_what_would_make_it_fit(capsys):
     command = ("plan", "--model", "demo", "--device", "cpu", "--kv-cache-memory", "1000000", "--max-model-len", "1024")
     assert refusal(capsys, *command) == (
         "a context of 1024 tokens needs 4.0 MiB of KV cache, 0.9 MiB hold 224: ask for max_model_len 224 or less, or "
-        "give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
+        "give the KV cache more (kv_cache_memory, memory_fraction)"
     )
 
 

@@ -212,8 +212,9 @@ def fitted(budget: Budget, device: Device, options: EngineOptions, activations: 
 def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, free: int, longest: int) -> Cache:
     """free: bytes beside weights and activations; longest: the longest sequence that is wanted."""
     kv_bytes = options.kv_cache_memory or int(free * options.memory_fraction)
+    given = ("kv_cache_memory", "memory_fraction") if options.kv_pages is None else ("kv_pages",)
     if options.kv_pages is None:
-        _check_room(device, kv_bytes, free)
+        _check_room(device, kv_bytes, free, given)
     layout = _layout(device, spec, options, kv_bytes, longest)
     fits = _tokens(layout)
     if fits < longest and options.max_model_len is not None:
@@ -221,22 +222,23 @@ def _cache(device: Device | StepPlugin, spec: KVSpec, options: EngineOptions, fr
         left_out = options.kv_pages is None and kv_bytes - layout.nbytes > 2 * layout.page_size * a_token
         more = f"; {device.info.name} keeps no more"
         if not left_out:
-            more = ", or give the KV cache more (kv_cache_memory, memory_fraction, kv_pages)"
+            more = f", or give the KV cache more ({', '.join(given)})"
         raise CapacityError(
             f"a context of {longest} tokens needs {gib(a_token * longest)} of KV cache, {gib(layout.nbytes)} hold "
             f"{fits}: ask for max_model_len {fits} or less{more}"
         )
     longest = min(longest, fits)
-    _check_room(device, layout.nbytes, free)
+    _check_room(device, layout.nbytes, free, given)
     limit = layout.nbytes if options.kv_pages is not None else kv_bytes
     return Cache(layout.nbytes, limit, layout, longest, max(1, fits // longest) if longest else 0)
 
 
-def _check_room(device: Device | StepPlugin, asked: int, free: int) -> None:
+def _check_room(device: Device | StepPlugin, asked: int, free: int, given: Sequence[str]) -> None:
+    """given: the options that decide on the cache's size."""
     if asked > free:
         raise CapacityError(
             f"a KV cache of {gib(asked)} was asked for, but beside weights and activations {device.info.name} has "
-            f"{gib(free)}: ask for less (kv_cache_memory, kv_pages), or leave it to memory_fraction"
+            f"{gib(free)}: ask for less ({given[0]}), or leave it to memory_fraction"
         )
 
 
