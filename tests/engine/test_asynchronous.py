@@ -142,6 +142,20 @@ def test_a_fault_costs_its_step(checkpoint, monkeypatch, step, where):
         assert made(llm, GREEDY) == wanted
 
 
+def test_a_fault_is_told_beside_the_token_of_the_step_before(checkpoint, monkeypatch):
+    """Outputs that count hold a step back until the last one's result is there: one call brings both."""
+
+    def fail(number):
+        if number == 3:
+            raise DeviceError("a planted fault")
+
+    with LLM(checkpoint("llama")[0], "numpy", skip_tokenizer=True, dtype="float32") as llm:
+        asynchronous(llm, monkeypatch, fail)
+        (output,) = llm.generate(PROMPTS[0], replace(GREEDY, repetition_penalty=1.2))
+    assert "planted fault" in output.error
+    assert len(output.outputs[0].token_ids) == 3
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("step", [0, 1, 4])
 def test_out_of_memory_costs_the_newest_request(checkpoint, monkeypatch, step, ahead):

@@ -8,6 +8,7 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from anychip import LLM, RequestError, SamplingParams
 
 PROMPTS = checkpoints.prompts(6, (5, 9, 17, 30))
@@ -111,6 +112,22 @@ def test_logprobs_are_the_models(llm, checkpoint):
         assert math.isclose(entry.chosen.logprob, wanted[i][prompt[i + 1]], abs_tol=1e-4)
         assert entry.chosen.rank == 1 + (wanted[i] > wanted[i][prompt[i + 1]]).sum()
         assert len(entry.top) == 2
+
+
+def test_there_are_no_more_logprobs_than_tokens(tmp_path, monkeypatch):
+    """Nor is a device asked for more: a top-k of a library may refuse."""
+    config = tf.LlamaConfig(**checkpoints.HEADS | {"vocab_size": 7})
+    tf.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    params = SamplingParams(temperature=0, max_tokens=3, logprobs=20, prompt_logprobs=9, detokenize=False)
+    with LLM(tmp_path, "numpy", skip_tokenizer=True) as llm:
+        executor, asked = llm._core._executor, []
+        launch = executor.launch
+        monkeypatch.setattr(executor, "launch", lambda key, *given: asked.append(key) or launch(key, *given))
+        (output,) = llm.generate([1, 2, 3], params)
+    assert {key.sample.logprobs for key in asked} == {7}
+    assert output.error is None
+    for entry in (*output.outputs[0].logprobs, *output.prompt_logprobs[1:]):
+        assert sorted(t.token_id for t in entry.top) == list(range(7))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from anychip.request import Request, Status
 from anychip.runner.executor import Executor
 from anychip.runner.random_numbers import child_seed
 from anychip.runner.runner import InFlight, Runner, StepResult
-from anychip.sampling_params import SamplingParams
+from anychip.sampling_params import MAX_LOGPROBS, SamplingParams
 from anychip.scheduler.plan import StepPlan
 from anychip.scheduler.scheduler import Scheduler
 from anychip.scheduler.table import RequestTable
@@ -96,6 +96,8 @@ class EngineCore:
         seed = secrets.randbits(63) if params.seed is None else params.seed
         room = self.max_model_len if params.max_tokens is None else len(tokens) + params.max_tokens
         stops = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_ids)
+        if self.vocab_size < MAX_LOGPROBS:
+            params = _at_most(params, self.vocab_size)
         requests = []
         for index in range(params.n):
             one = params if index == 0 else replace(params, prompt_logprobs=None)
@@ -167,7 +169,7 @@ class EngineCore:
         plan = self.scheduler.schedule()
         before, self._in_flight = self._in_flight, None
         if plan is not None:
-            events += self._launch(plan)
+            events = _with_errors(events, self._launch(plan))
         if before is not None:
             events += self._book(before)
         if not self._executor.asynchronous:
@@ -272,3 +274,16 @@ class EngineCore:
         for request in [*self.scheduler.running, *self.scheduler.waiting]:
             self.cancel(request)
         self._executor.close()
+
+
+def _at_most(params: SamplingParams, vocab_size: int) -> SamplingParams:
+    """With no more alternatives beside a token than there are tokens."""
+    asked = {name: getattr(params, name) for name in ("logprobs", "prompt_logprobs")}
+    return replace(params, **{name: min(top, vocab_size) for name, top in asked.items() if top is not None})
+
+
+def _with_errors(events: list[Event], failed: list[Event]) -> list[Event]:
+    """One event a request: what it was given by the step before, and why the next one failed."""
+    errors = {event.request: event for event in failed}
+    merged = [replace(e, error=errors.pop(e.request).error) if e.request in errors else e for e in events]
+    return merged + list(errors.values())
