@@ -58,6 +58,18 @@ def test_every_kind_of_pages_and_numbers(device, threads, dtype, kept, fields):
     AttentionCase(device, LONG[:4] + LONG_PREFILLS, spec(32, **fields), dtype=dtype, kept=kept, size=16).check()
 
 
+@pytest.mark.parametrize("kept", ["float16", "int8", "fp8"])
+@pytest.mark.parametrize("head_dim", [16, 256, 258])
+@pytest.mark.parametrize("heads", [64, 65])
+def test_what_it_leaves_to_the_kit_is_said(device, monkeypatch, kept, head_dim, heads):
+    left, attend = [], TorchAttention.attend
+    monkeypatch.setattr(TorchAttention, "attend", lambda *given: left.append(1) or attend(*given))
+    AttentionCase(device, [(3, 1)], spec(head_dim), H=heads, K=1, kept=kept).check()
+    kv = KVSpec((Paged(layers=1, kv_heads=1, k_dim=head_dim, v_dim=head_dim),), kept)
+    said = device.ops.attention.fallback(spec(head_dim), heads, kv, "float32")
+    assert (said is not None) == bool(left) == (kept == "fp8" or head_dim > 256 or heads > 64)
+
+
 @pytest.mark.parametrize("kept", [*DTYPES[1:], "int8"])
 @pytest.mark.parametrize("head_dim", [2, 20, 64, 80, 254, 256])
 def test_head_dims_of_narrow_pages(device, kept, head_dim):

@@ -51,6 +51,17 @@ def test_plan_counts_the_scales(capsys):
     assert tokens[1] / tokens[0] == (64 + 4) / (4 * 64)
 
 
+def test_strict_refuses_a_cache_that_the_kernels_do_not_read(capsys):
+    for command in ("generate", "plan"):
+        given = [command, "--model", "demo", "--device", "cpu", "--strict", "--kv-dtype", "fp8"]
+        assert main(given + ["Return"] * (command == "generate")) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("anychip: --strict: cpu would run this model's attention on reference code")
+        assert "its kernels read no KV cache in float8_e4m3fn; change that, or leave --strict out" in line
+    with LLM("demo", device="cpu", kv_dtype="int8", strict=True, warm_up=False) as llm:
+        assert llm.default_params() is not None
+
+
 def test_who_has_no_such_format(capsys):
     with pytest.raises(RequestError, match=r"kv_dtype is 'int4'; expected one of auto, .*, int8, fp8"):
         LLM("demo", device="numpy", kv_dtype="int4")

@@ -10,7 +10,7 @@ from anychip.cli import main
 from anychip.platforms.op_table import op_table
 from anychip_cpu.ipex_ops import IpexWeight
 from anychip_cpu.onednn import can_pack
-from anychip_sdk.contract import WeightSpec
+from anychip_sdk.contract import AttentionSpec, KVSpec, Paged, WeightSpec
 
 LENGTHS = (1, 7, 8, 9, 16, 17, 25, 50)
 GREEDY = SamplingParams(temperature=0, max_tokens=12, detokenize=False)
@@ -53,6 +53,19 @@ def test_the_residual_it_is_given_stays_as_it_was(device):
     _, total = device.ops.add_rms_norm(x, residual, w, 1e-6)
     assert residual.equal(before)
     torch.testing.assert_close(total, x + before)
+
+
+def test_what_attention_it_leaves_to_the_kit_is_said(device):
+    def said(kept="float32", v_dim=16, **fields):
+        kv = KVSpec((Paged(layers=1, kv_heads=2, k_dim=16, v_dim=v_dim),), kept)
+        spec = AttentionSpec(head_dim=16, scale=0.25, **fields)
+        return device.ops.attention.fallback(spec, 4, kv, "float32")
+
+    assert said() is None
+    assert "asked for in int8" in said("int8")
+    assert "16 and 8 numbers" in said(v_dim=8)
+    assert "softcap" in said(softcap=3.0)
+    assert "window of 1" in said(window=1)
 
 
 def test_the_op_table_names_it(device, capsys):

@@ -93,7 +93,7 @@ def test_a_module_that_hangs(install, capfd, short):
 def test_a_later_major(install, capfd):
     install("bad", plugin=MANIFEST + "Manifest(name='bad', platform='a:B', summary='', rank=1, contract=Version(9, 0))")
     assert line(capfd) == (
-        "bad          broken  anychip-bad 1.0 is written for contract 9.0, this anychip has 1.7 and runs 1.0 to 1.7; "
+        "bad          broken  anychip-bad 1.0 is written for contract 9.0, this anychip has 1.8 and runs 1.0 to 1.8; "
         "to mend it: pip install --upgrade anychip"
     )
 

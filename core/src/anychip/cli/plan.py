@@ -36,8 +36,8 @@ def run(options: argparse.Namespace) -> None:
             raise RequestError(f"{engine.device} is not here and has no provider; leave --provider out", "provider")
         device = planned.device if planned else open_device(choose(engine.device), engine.threads, engine.provider)
         try:
-            refuse_if_strict(device, engine)
             b = make_budget(checkpoint, device, engine)
+            refuse_if_strict(device, engine, b)
             found = outlook(checkpoint, planned, b, engine.max_num_seqs, progress=True) if planned else None
         finally:
             device.close()

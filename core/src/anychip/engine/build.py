@@ -18,7 +18,7 @@ from anychip.loading.chat_template import ChatTemplate, no_template
 from anychip.loading.checkpoint import Checkpoint, open_checkpoint
 from anychip.loading.tokenizer import Tokenizer
 from anychip.models.registry import family
-from anychip.platforms.op_table import op_table, refuse_reference
+from anychip.platforms.op_table import op_table, refuse_fallback, refuse_reference
 from anychip.platforms.selection import Choice, choose, open_device
 from anychip.progress import Progress
 from anychip.runner.executor import Executor, OpsExecutor, StepExecutor
@@ -60,8 +60,8 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
         choice = choose(options.device)
         device = open_device(choice, options.threads, options.provider)
         try:
-            refuse_if_strict(device, options)
             budget = make_budget(checkpoint, device, options)
+            refuse_if_strict(device, options, budget)
             if words is not None:
                 words.name_unembedded(checkpoint.name, budget.spec.vocab_size)
             executor, budget = _load(checkpoint, device, budget, options, progress)
@@ -84,10 +84,17 @@ def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progres
         return Built(core, checkpoint.name, words, template, dict(checkpoint.generation_config), budget, choice)
 
 
-def refuse_if_strict(device: Device | StepPlugin, options: EngineOptions) -> None:
-    """With `strict`: raises PlatformError where an op runs on reference code. A step plugin owns its graph."""
-    if options.strict and isinstance(device, Device):
-        refuse_reference(op_table(device), device.info.name)
+def refuse_if_strict(device: Device | StepPlugin, options: EngineOptions, budget: Budget) -> None:
+    """With `strict`: raises PlatformError where an op runs on reference code, for this model if not for all. A step
+    plugin owns its graph."""
+    if not options.strict or not isinstance(device, Device):
+        return
+    refuse_reference(op_table(device), device.info.name)
+    for spec in dict.fromkeys(layer.attention for layer in budget.spec.layers):
+        refuse_fallback(
+            device.ops.attention.fallback(spec, budget.spec.num_heads, budget.layout.spec, budget.dtype),
+            device.info.name,
+        )
 
 
 def _load(

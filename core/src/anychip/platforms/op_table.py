@@ -87,3 +87,12 @@ def refuse_reference(table: tuple[OpEntry, ...], device: str) -> None:
             f"--strict: {device} runs {', '.join(names)} on reference code, which is slow; "
             "leave --strict out, or install a version of the platform that has them"
         )
+
+
+def refuse_fallback(reason: str | None, device: str) -> None:
+    """For --strict. reason: what `Attention.fallback` said of one of the model's layers. Raises PlatformError."""
+    if reason is not None:
+        raise PlatformError(
+            f"--strict: {device} would run this model's attention on reference code, which is slow: {reason}; change "
+            "that, or leave --strict out"
+        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from anychip_sdk.contract import AttentionSpec, Batch, Layer
+from anychip_sdk.contract import AttentionSpec, Batch, DType, KVSpec, Layer
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import Static, TorchAttention
 from anychip_sdk.kits.torch.scaled import Pages, ScaledPages
@@ -33,6 +33,16 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 class IpexAttention(TorchAttention):
     """Left to the torch kit: KV in another dtype than the activations', V of another width than K, and what `_lacks`
     names."""
+
+    def fallback(self, spec: AttentionSpec, heads: int, kv: KVSpec, dtype: DType) -> str | None:
+        group = kv.groups[spec.group]
+        if kv.dtype != dtype:
+            return f"IPEX keeps KV in the activations' {dtype} alone, and it is asked for in {kv.dtype}"
+        if group.k_dim != group.v_dim:
+            return f"IPEX takes K and V of one width, and the model's have {group.k_dim} and {group.v_dim} numbers"
+        if spec.softcap is not None or spec.window == 1:
+            return "IPEX has no decodes with a softcap, nor prefills with a window of 1"
+        return None
 
     def write(self, k: Tensor, v: Tensor, kv: KV, batch: Batch, layer: Layer) -> KV:
         group = layer.attention.group

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from anychip_sdk.contract import AttentionSpec, Batch, Layer
+from anychip_sdk.contract import AttentionSpec, Batch, DType, KVSpec, Layer
 from anychip_sdk.kits.torch.allocator import KV
 from anychip_sdk.kits.torch.attention import TorchAttention
-from anychip_sdk.kits.torch.scaled import Pages, ScaledPages, cells
-from anychip_sdk.kits.torch.weights import Weight
+from anychip_sdk.kits.torch.scaled import FORMATS, Pages, ScaledPages, cells
+from anychip_sdk.kits.torch.weights import TORCH_DTYPES, Weight
 from torch import Tensor
 
 from anychip_cpu.launch import Launcher
@@ -39,12 +39,28 @@ class Plan:
     scratch_stride: int
 
 
+def _lacks(kept: torch.dtype, width: int, heads: int, kv_heads: int) -> str | None:
+    """What the kernels do not take, if they do not. width: of a head's vectors of K and V, the wider of them."""
+    if kept not in KEPT:
+        return f"its kernels read no KV cache in {str(kept).removeprefix('torch.')}"
+    if width > HEAD_MAX:
+        return f"its kernels take heads of up to {HEAD_MAX} numbers, and the model's have {width}"
+    if heads > GROUP_MAX * kv_heads:
+        return f"its kernels take up to {GROUP_MAX} query heads to a KV head, and the model has {heads // kv_heads}"
+    return None
+
+
 class KernelAttention(TorchAttention):
     """With KV in float32, 16 bits or int8. KV in fp8, more than GROUP_MAX query heads to a KV head, heads wider than
     HEAD_MAX, and sinks are left to the torch kit."""
 
     def __init__(self, kernels: Kernels, launch: Launcher) -> None:
         self._kernels, self._launch = kernels, launch
+
+    def fallback(self, spec: AttentionSpec, heads: int, kv: KVSpec, dtype: DType) -> str | None:
+        group = kv.groups[spec.group]
+        kept = {**TORCH_DTYPES, **FORMATS}[kv.dtype]
+        return _lacks(kept, max(group.k_dim, group.v_dim), heads, group.kv_heads)
 
     def plan(self, host: Batch) -> Any:
         """Nothing of a batch is in its key: work lists are made of the uploaded lengths."""
@@ -120,9 +136,8 @@ class KernelAttention(TorchAttention):
     @staticmethod
     def _serves(q: Tensor, keys: Pages, values: Pages, heads: int) -> bool:
         vectors = cells(keys)
-        if max(vectors.shape[-1], cells(values).shape[-1]) > HEAD_MAX:
-            return False
-        return q.dtype in SUFFIXES and vectors.dtype in KEPT and heads <= GROUP_MAX * vectors.shape[1]
+        width = max(vectors.shape[-1], cells(values).shape[-1])
+        return q.dtype in SUFFIXES and _lacks(vectors.dtype, width, heads, vectors.shape[1]) is None
 
     def _plan(self, batch: Batch, q: Tensor, keys: Tensor, values: Tensor) -> Plan:
         """Room for the most that a batch of these shapes can take. Memory that is not written costs nothing.

@@ -9,7 +9,7 @@ from typing import Any
 from anychip_sdk.contract.batch import Array, Batch, Shapes
 from anychip_sdk.contract.checked import Checked
 from anychip_sdk.contract.errors import NotSupported
-from anychip_sdk.contract.specs import AttentionSpec, Bucket, Layer
+from anychip_sdk.contract.specs import AttentionSpec, Bucket, DType, KVSpec, Layer
 
 Handle = Any
 KV = Any
@@ -22,6 +22,12 @@ class Attention(Checked):
 
     def supports(self, spec: AttentionSpec) -> None:
         """Raises NotSupported, with the reason, for a kind of attention this chip does not have."""
+
+    def fallback(self, spec: AttentionSpec, heads: int, kv: KVSpec, dtype: DType) -> str | None:
+        """Why attention of this kind would run on a kit's reference code though the chip has its own, which
+        `--strict` then refuses; None: it would not. heads: query heads; kv: the caches; both of all ranks. dtype: of
+        weights and activations."""
+        return None
 
     def plan_shapes(self, bucket: Bucket) -> Shapes:
         """Names and shapes of the int32 arrays that `plan` fills, by bucket alone."""

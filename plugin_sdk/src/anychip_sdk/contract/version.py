@@ -15,7 +15,7 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
-CONTRACT_VERSION = Version(1, 7)
+CONTRACT_VERSION = Version(1, 8)
 
 
 def supported(ours: Version = CONTRACT_VERSION) -> str:
