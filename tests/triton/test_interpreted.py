@@ -29,8 +29,9 @@ def interpreted(*options: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_kernels_on_the_host():
-    done = interpreted(HERE / "interpreted")
+@pytest.mark.parametrize("file", sorted(HERE.glob("interpreted/test_*.py")), ids=lambda file: file.stem)
+def test_the_kernels_on_the_host(file):
+    done = interpreted(file)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
