@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 from time import perf_counter
@@ -41,13 +42,17 @@ def greedy(count: int) -> SamplingParams:
     return SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
 
 
-def ours(llm: LLM, batch: int, spans: list[Any]) -> float:
-    """spans: of the replays; those of the last run are left in it."""
+def random(count: int) -> SamplingParams:
+    return replace(greedy(count), temperature=0.8, top_p=0.9, top_k=50, seed=1)
+
+
+def ours(llm: LLM, batch: int, spans: list[Any], params: Callable[[int], SamplingParams] = greedy) -> float:
+    """spans: of the replays; those of the last run are left in it. params: of so many tokens."""
 
     def generate(count: int) -> None:
         llm.reset_prefix_cache()
         spans.clear()
-        llm.generate(prompts(batch, llm.vocab_size), greedy(count))
+        llm.generate(prompts(batch, llm.vocab_size), params(count))
 
     return decoding(generate, batch)
 
@@ -100,6 +105,7 @@ def run(device: str, place: torch.device, name: str, folder: Path, small: bool, 
             say(f"x {batch}, tokens/s", rate)
             say(f"x {batch}, of the roofline", step_bytes(config, batch) * rate / batch / bandwidth)
             say(f"x {batch}, idle", idle(spans))
+        say("x 1, drawn at random (top_k 50, top_p 0.9), tokens/s", ours(llm, 1, spans, random))
         if name == "Qwen3-0.6B":
             say("256 requests of 100 to 1024 in and out, tokens/s", serving(llm))
     del llm

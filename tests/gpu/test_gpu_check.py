@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,22 @@ def test_parts_without_time_are_named(tmp_path):
     assert {part["failed"] for part in result["parts"].values()} == {
         "it was not begun: the time for everything was used up"
     }
+
+
+def test_what_runs_out_of_time_leaves_nothing_behind(tmp_path, monkeypatch):
+    """The suite runs each area in a session of its own, which no signal to the command's group reaches."""
+    monkeypatch.syspath_prepend(str(CHECK.parent))
+    import gpu_check
+
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    log = tmp_path / "log"
+    assert gpu_check.run([sys.executable, "-c", starts], 5, log, {}) == "it did not end within 5 s"
+    with suppress(ProcessLookupError):  # it is gone already
+        ended = os.pidfd_open(int(log.read_text()))
+        assert select.select([ended], [], [], 60)[0]
+
+
+def test_it_starts_up_where_there_is_no_card():
+    done = subprocess.run([sys.executable, CHECK, "--one", "start"], check=False, timeout=250)
+    assert done.returncode == 0
