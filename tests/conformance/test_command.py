@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from datetime import date, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
@@ -240,6 +242,29 @@ def test_waivers_are_read_strictly(tmp_path, capsys, text, said):
     code, _ = conformance(tmp_path, "--device", "numpy", "--areas", "discovery", "--waivers", str(file))
     assert code == 1
     assert said in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_the_areas_that_run_at_once(tmp_path, monkeypatch):
+    """No signal to the command reaches them, and waiting for them may take an hour."""
+    both, begun, wait = threading.Barrier(2), {}, runner._wait
+
+    def waiting(process, limit):
+        begun[area := process.args[-1]] = process
+        both.wait(60)
+        if area == "ops":
+            raise KeyboardInterrupt
+        return wait(process, limit)
+
+    def sleeping(area, *_):
+        return [sys.executable, "-c", "import time; time.sleep(600)", area]
+
+    monkeypatch.setattr(runner, "_wait", waiting)
+    monkeypatch.setattr(runner, "command", sleeping)
+    request = runner.Request("numpy", None, None, "quick", 0, tmp_path, areas=("ops", "kv_write"), jobs=2)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(request)
+    begun["ops"].kill()
+    assert begun["kv_write"].poll() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,21 @@ def run(request: Request, say: Callable[[AreaRun], None] = lambda _: None) -> li
     require_pytest()
     request.out.mkdir(parents=True, exist_ok=True)
     runs = []
+    live: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(request.jobs) as pool:
-        shared = {a: pool.submit(_run_area, a, request) for a in request.areas if request.jobs > 1 and a not in ALONE}
-        for done in shared.values():
-            done.result()  # those that measure begin when all others have ended
-        for area in request.areas:
-            runs.append(shared[area].result() if area in shared else _run_area(area, request))
-            say(runs[-1])
+        together = [a for a in request.areas if request.jobs > 1 and a not in ALONE]
+        shared = {a: pool.submit(_run_area, a, request, live) for a in together}
+        try:
+            for done in shared.values():
+                done.result()  # those that measure begin when all others have ended
+            for area in request.areas:
+                runs.append(shared[area].result() if area in shared else _run_area(area, request, live))
+                say(runs[-1])
+        except BaseException:  # an interrupt, which reaches no area: each has a session of its own
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in live.copy():
+                _end(process)
+            raise
     return runs
 
 
@@ -119,7 +127,8 @@ def known_checks(request: Request, areas: Iterable[str]) -> set[str]:
     return known
 
 
-def _run_area(area: str, request: Request) -> AreaRun:
+def _run_area(area: str, request: Request, live: set[subprocess.Popen[bytes]]) -> AreaRun:
+    """live: processes under way; the area's is among them while it runs."""
     folder = request.out / "areas" / area
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORDS).unlink(missing_ok=True)
@@ -134,7 +143,11 @@ def _run_area(area: str, request: Request) -> AreaRun:
             env=_environment(area),
             start_new_session=True,
         )
-        done.ended = _wait(process, request.limit or TIME_LIMITS[request.tier])
+        live.add(process)
+        try:
+            done.ended = _wait(process, request.limit or TIME_LIMITS[request.tier])
+        finally:
+            live.discard(process)
     done.seconds = round(perf_counter() - start, 1)
     _read(_entries(folder), done)
     text = log.read_text(encoding="utf-8", errors="replace")
@@ -164,9 +177,14 @@ def _wait(process: subprocess.Popen[bytes], limit: float) -> str:
             process.wait(5)
         return f"it did not end within {limit:g} s"
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _end(process)
         process.wait()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _describe_exit(code: int) -> str:
