@@ -97,6 +97,13 @@ def test_a_result_outlives_the_next_replay():
     assert [p.get().tokens.tolist() for p in pending] == [[6] * 4, [10] * 4]
 
 
+def test_few_numbers_of_logprobs_are_compiled():
+    device, _ = recording_device()
+    assert device.sample_kind(SampleKind(filters=True)) == SampleKind(filters=True)
+    served = [device.sample_kind(SampleKind(logprobs=n)).logprobs for n in range(22)]
+    assert served == [0, 1, 2, 5, 5, 5, *[10] * 5, *[20] * 10, 21]
+
+
 def test_steps_in_many_shapes_are_not_recorded():
     device, graphs = recording_device()
     for kind in (SampleKind(edits=1), SampleKind(penalties=2), SampleKind(logprobs=0)):

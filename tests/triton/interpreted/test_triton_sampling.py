@@ -148,6 +148,11 @@ def test_logprobs(count):
         np.testing.assert_allclose(getattr(got, name).numpy(), getattr(wanted, name), atol=2e-6)
 
 
+def test_no_more_logprobs_than_tokens():
+    got, _ = sample([[3, 1, 2]], [SampleRow(temperature=0)], logprobs=5, filters=False)
+    assert got.top_tokens.tolist() == [[0, 2, 1]]
+
+
 @pytest.mark.parametrize("kind", [SampleKind(), SampleKind(filters=True, logprobs=2)])
 def test_no_rows(kind):
     host = sampling_batch([], kind.logprobs)

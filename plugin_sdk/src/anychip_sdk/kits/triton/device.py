@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from anychip_sdk.contract import (
     KVDType,
     OutOfMemory,
     Sampled,
+    SampleKind,
     Shapes,
     Step,
     StepKey,
@@ -38,6 +40,8 @@ from anychip_sdk.kits.triton.uploads import CopyStream, Uploads
 
 DTYPES: tuple[DType, ...] = ("bfloat16", "float16", "float32")
 KV_DTYPES: tuple[KVDType, ...] = (*DTYPES, "int8", "fp8")
+ALTERNATIVES = (0, 1, 2, 5, 10, 20)
+"""How many logprobs beside a token's there are programs for: each is compiled when it first comes."""
 
 
 class TritonDevice(TorchDevice):
@@ -75,6 +79,10 @@ class TritonDevice(TorchDevice):
 
     def bucket(self, exact: Bucket) -> Bucket:
         return decode_bucket(exact) or exact
+
+    def sample_kind(self, exact: SampleKind) -> SampleKind:
+        most = next((n for n in ALTERNATIVES if n >= (exact.logprobs or 0)), exact.logprobs)
+        return exact if exact.logprobs is None else replace(exact, logprobs=most)
 
     def lend(self, words: int) -> np.ndarray:
         """In pinned memory, so that its upload need not be waited for. torch's allocator of such memory keeps what is

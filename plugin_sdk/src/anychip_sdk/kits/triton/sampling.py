@@ -57,6 +57,7 @@ def _changed(launch: Launcher, logits: Tensor, batch: Batch) -> Tensor:
 
 def _with_logprobs(launch: Launcher, logits: Tensor, tokens: Tensor, batch: Batch, count: int) -> Sampled:
     rows, V = logits.shape
+    count = min(count, V)
     logprob = torch.empty(rows, dtype=torch.float32, device=logits.device)
     rank = torch.empty_like(tokens)
     top_tokens = torch.empty(rows, count, dtype=torch.int32, device=logits.device)
