@@ -18,7 +18,7 @@ BLOCK = 1024
 
 @triton.jit
 def gelu(x: tl.tensor) -> Any:
-    return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))  # sqrt(2 / pi)
+    return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x), False))  # sqrt(2 / pi)
 
 
 @triton.jit

@@ -102,7 +102,7 @@ def attend_block(
     if key_scales is not None:
         scores *= widened(scales_of(key_scales, place, there, MASKED), k.dtype)[None, :]
     if CAPPED:
-        scores = softcap * tanh(scores)
+        scores = softcap * tanh(scores, q.dtype == tl.float32)
     if MASKED:
         visible = there[None, :] & (n[None, :] <= position[:, None])
         if WINDOWED:
@@ -281,7 +281,7 @@ def attention_kernel(
         if sinks is not None:
             acc, total = with_sink(acc, total, best, sink_score(sinks, h))
         total = tl.where(total == 0.0, 1.0, total)  # rows of nobody
-        y = acc / total[:, None]
+        y = tl.div_rn(acc, tl.broadcast_to(total[:, None], acc.shape))
         if SPLIT:
             line = tl.zeros([ROWS], tl.int64) + piece
             line = line * (kv_heads * GROUP) + h
@@ -329,5 +329,5 @@ def merge_kernel(
         acc = acc * shrink + tl.sum(y * weight[:, None], axis=0)
         best = largest
     line = seq.to(tl.int64) * heads + head
-    y = acc / tl.where(total == 0.0, 1.0, total)
+    y = tl.div_rn(acc, tl.full(acc.shape, 1.0, tl.float32) * tl.where(total == 0.0, 1.0, total))
     tl.store(out + line * DV + dv, y.to(out.dtype.element_ty), mask=(dv < DV) & (PADDED or end > first))

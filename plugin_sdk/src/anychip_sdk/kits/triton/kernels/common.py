@@ -35,9 +35,11 @@ def inverse_rms(squares: tl.tensor, size: int, eps: float) -> Any:
 
 
 @triton.jit
-def tanh(x: tl.tensor) -> Any:
-    """Without cancellation near 0, where the form with exp loses all digits: there, the Taylor series."""
+def tanh(x: tl.tensor, PRECISE: tl.constexpr) -> Any:
+    """Without cancellation near 0, where the form with exp loses all digits: there, the Taylor series. PRECISE: its
+    quotient is correctly rounded, which costs registers."""
     square = x * x
     series = x * (1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * (62 / 2835)))))
-    wide = 1 - 2 / (tl.exp(2 * tl.abs(x)) + 1)
+    more = tl.exp(2 * tl.abs(x)) + 1
+    wide = 1 - (tl.div_rn(tl.full(x.shape, 2.0, tl.float32), more) if PRECISE else 2 / more)
     return tl.where(tl.abs(x) < 0.25, series, tl.where(x < 0, -wide, wide))
