@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -24,6 +26,8 @@ class LLM:
 
     model: a checkpoint directory, a hub id ("org/name"), or "demo". options: those of `EngineOptions`.
     Raises AnychipError, in one line, for whatever cannot work.
+
+    Threads may share one: they take turns, a step at a time, and a step moves the requests of all.
     """
 
     def __init__(
@@ -39,7 +43,9 @@ class LLM:
         self._built = build(os.fspath(model), self.options, tokenizer=not skip_tokenizer, progress=progress)
         self._core = self._built.core
         self._owner: dict[Request, RequestText] = {}
-        self._counter = 0
+        self._done: dict[RequestText, list[RequestText]] = {}  # who runs a text -> where it is put when it is finished
+        self._lock = threading.RLock()  # of the core and all texts; again where a stream is dropped within a step
+        self._ids = itertools.count(1)
         self._closed = False
 
     @property
@@ -117,11 +123,15 @@ class LLM:
     def _pieces(self, text: RequestText) -> Generator[RequestOutput, None, None]:
         self._add(text)
         try:
-            while text.moved or not text.finished:
-                if not text.moved:  # nor by steps that another reader asked for
-                    self._step()
-                else:
-                    yield text.output()
+            while True:
+                with self._lock:
+                    piece = text.output() if text.moved else None
+                    if piece is None and not text.finished:  # nor moved by steps that another reader asked for
+                        self._step()
+                        continue
+                if piece is None:
+                    return
+                yield piece
         finally:
             self._cancel(text)
 
@@ -143,8 +153,9 @@ class LLM:
         self._core.kv.forget_prefixes()
 
     def close(self) -> None:
-        self._closed = True
-        self._core.close()
+        with self._lock:
+            self._closed = True
+            self._core.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -156,53 +167,61 @@ class LLM:
 
     def _make(self, prompt: Prompt, params: SamplingParams, priority: int, salt: str) -> RequestText:
         self._check_open()
-        self._counter += 1
+        id = str(next(self._ids))
         ids = encode(self._built.tokenizer, prompt)
         check_params(params, self._built.tokenizer)
-        requests = self._core.make(str(self._counter), ids, params, priority=priority, salt=salt)
-        return RequestText(
-            str(self._counter), prompt if isinstance(prompt, str) else None, requests, self._built.tokenizer
-        )
+        requests = self._core.make(id, ids, params, priority=priority, salt=salt)
+        return RequestText(id, prompt if isinstance(prompt, str) else None, requests, self._built.tokenizer)
 
     def _run(self, texts: list[RequestText]) -> Iterator[RequestText]:
         """Yields each as it finishes. Whatever ends this early cancels the rest."""
+        done: list[RequestText] = []  # by anybody's step
         for text in texts:
-            self._add(text)
-        left = set(texts)
+            self._add(text, done)
+        left = len(texts)
         try:
             # The last text may finish while an asynchronous device runs a step more, which nobody else would book.
             while left or (self._core.has_work and not self._owner):
-                done = [text for text in self._step() if text in left]
-                left.difference_update(done)
-                yield from done
+                with self._lock:
+                    if not done:
+                        self._step()
+                    taken = done.copy()
+                    done.clear()
+                left -= len(taken)
+                yield from taken
         finally:
             for text in texts:
                 self._cancel(text)
 
-    def _add(self, text: RequestText) -> None:
-        self._owner.update(dict.fromkeys(text.requests, text))
-        self._core.add(text.requests)
+    def _add(self, text: RequestText, done: list[RequestText] | None = None) -> None:
+        """done: gets the text once it is finished."""
+        with self._lock:
+            self._owner.update(dict.fromkeys(text.requests, text))
+            if done is not None:
+                self._done[text] = done
+            self._core.add(text.requests)
 
     def _cancel(self, text: RequestText) -> None:
-        for request in text.requests:
-            self._core.cancel(request)
-            self._owner.pop(request, None)
+        with self._lock:
+            self._done.pop(text, None)
+            for request in text.requests:
+                self._core.cancel(request)
+                self._owner.pop(request, None)
 
-    def _step(self) -> list[RequestText]:
-        """One engine step; the texts that it finished. It moves all that runs, streams that are not being read too."""
-        self._check_open()
-        done: list[RequestText] = []
-        for event in self._core.step():
-            text = self._owner.get(event.request)
-            if text is None:
-                continue
-            if text.push(event):
-                self._core.cancel(event.request, "stop")
-            if event.request.finish_reason is not None:
-                del self._owner[event.request]
-            if text.finished:
-                done.append(text)
-        return done
+    def _step(self) -> None:
+        """One engine step. It moves all that runs, streams that are not being read too."""
+        with self._lock:
+            self._check_open()
+            for event in self._core.step():
+                text = self._owner.get(event.request)
+                if text is None:
+                    continue
+                if text.push(event):
+                    self._core.cancel(event.request, "stop")
+                if event.request.finish_reason is not None:
+                    del self._owner[event.request]
+                if text.finished and (done := self._done.pop(text, None)) is not None:
+                    done.append(text)
 
     def _check_open(self) -> None:
         if self._closed:
