@@ -7,8 +7,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, redirect_stdout
-from typing import Final, TypeVar
+from contextlib import contextmanager
+from typing import Final, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -46,16 +46,46 @@ def isolated(call: Callable[[], T]) -> T:
 @contextmanager
 def printing_to_stderr() -> Iterator[None]:
     """Python's prints, and those of libraries and child processes, which know the file descriptor only."""
-    sys.stdout.flush()
+    _STDOUT.divert()
     try:
-        kept = os.dup(1)
-        os.dup2(2, 1)
-    except OSError:  # the process has no standard output or error: there is nothing to keep apart
-        kept = None
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
+        yield
     finally:
-        if kept is not None:
-            os.dup2(kept, 1)
-            os.close(kept)
+        _STDOUT.restore()
+
+
+class _StandardOutput:
+    """The process has one: threads that divert it at once do so together, from the first to the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._kept: int | None = None
+        self._stream: TextIO | None = None
+
+    def divert(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            self._stream = sys.stdout
+            if sys.stdout is not None:  # as in a process that was started without one
+                sys.stdout.flush()
+            sys.stdout = sys.stderr
+            try:
+                self._kept = os.dup(1)
+                os.dup2(2, 1)
+            except OSError:  # the process has no standard output or error: there is nothing to keep apart
+                self._kept = None
+
+    def restore(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            sys.stdout = self._stream
+            if self._kept is not None:
+                os.dup2(self._kept, 1)
+                os.close(self._kept)
+
+
+_STDOUT = _StandardOutput()
