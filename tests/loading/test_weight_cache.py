@@ -230,6 +230,32 @@ def left_beside(cache, model, form):
         return [path.name for path in files(cache) if path.name != "x.part"]
 
 
+@needs_kernels
+def test_a_cache_that_cannot_be_written_is_used(cache, packed, model, monkeypatch, caplog):
+    """As one of another user, or on a disk that is mounted so."""
+    first = tokens(model)
+    packed.clear()
+
+    def refuse(*given, **named):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert tokens(model) == first
+    assert not packed
+    assert not caplog.records
+    assert len(weight_cache.entries()) == 1
+
+
+def test_a_checkpoint_that_goes_while_it_is_packed_costs_the_file(cache):
+    def gone():
+        raise FileNotFoundError
+
+    found = weight_cache.WeightCache(cache / "weights/x.packed", {"model": "m", "form": "f, b"}, gone)
+    with found.writing(0) as shelf:
+        shelf.add(StoredWeight(None, (np.zeros(4, np.uint8),)))
+    assert files(cache) == []
+
+
 def test_what_a_dead_process_left_is_removed_and_what_nobody_reads_or_uses(cache):
     plant(cache, "old", used=0)
     plant(cache, "new")
@@ -334,5 +360,6 @@ def test_the_command_lists_and_clears(cache, capsys):
     assert main(["cache", "clear", "one"]) == 0
     assert "removed 1 file, 1.0 MiB" in capsys.readouterr().out
     assert [path.name for path in files(cache)] == ["two-key.packed"]
+    (cache / "weights/gone.part").write_bytes(b"half")  # a dead process left it
     assert main(["cache", "clear"]) == 0
     assert files(cache) == []

@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> None:
         chosen = [entry for entry in found if not options.models or entry.model in options.models]
         for entry in chosen:
             entry.path.unlink(missing_ok=True)
+        if not options.models and (place := weight_cache.folder()) is not None:
+            weight_cache.drop_unfinished(place / "weights")
         print(f"removed {_count(chosen)}")
         return
     place = weight_cache.folder()

@@ -41,7 +41,7 @@ def folder() -> Path | None:
     ($XDG_CACHE_HOME, else ~/.cache). None where ANYCHIP_CACHE is `off`, or no home is known."""
     asked = os.environ.get(PLACE)
     if asked:
-        return None if asked == "off" else Path(asked).expanduser()
+        return None if asked == "off" else Path(os.path.expanduser(asked))
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():  # as the XDG Base Directory Specification has it
         try:
@@ -78,7 +78,8 @@ def _entries(directory: Path) -> list[Entry]:
                 about = read_about(path)
             except Damaged:
                 about = {"model": "damaged", "form": ""}
-            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # to look at it is not to use it
+            with suppress(OSError):  # of another user, or on a disk that cannot be written
+                os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # to look at it is not to use it
             found.append(Entry(path, about["model"], about["form"], state.st_size, state.st_atime))
     return sorted(found, key=lambda entry: -entry.used)
 
@@ -117,7 +118,8 @@ class WeightCache:
             found = read(self.path)
             if len(found) != count:
                 raise Damaged(f"it has {len(found)} weights, expected {count}")
-            os.utime(self.path, ns=(time.time_ns(), self.path.stat().st_mtime_ns))
+            with suppress(OSError):  # it is as good where it cannot be written
+                os.utime(self.path, ns=(time.time_ns(), self.path.stat().st_mtime_ns))
         except FileNotFoundError:
             return None
         except Damaged as error:
@@ -144,8 +146,12 @@ class WeightCache:
         except BaseException:
             shelf.abandon()
             raise
-        if shelf.taking and not self.path.name.endswith(f"-{self._key()}{SUFFIX}"):
-            shelf.abandon()  # the checkpoint was changed meanwhile: nobody knows which of the two was packed
+        try:
+            same = not shelf.taking or self.path.name.endswith(f"-{self._key()}{SUFFIX}")
+        except OSError:
+            same = False
+        if not same:
+            shelf.abandon()  # the checkpoint was changed meanwhile, or is gone: nobody knows what was packed
         shelf.finish()
 
 
@@ -219,6 +225,11 @@ def _sweep(directory: Path, coming: dict[str, str]) -> None:
         if not entry.form or entry.used < oldest or (same and entry.form not in stay):
             with suppress(OSError):
                 entry.path.unlink()
+    drop_unfinished(directory)
+
+
+def drop_unfinished(directory: Path) -> None:
+    """Removes what processes that died left half written, and nothing that is being written."""
     for path in directory.glob("*.part"):
         with suppress(OSError):
             left = Writer.begin(path.with_suffix(SUFFIX))
