@@ -199,6 +199,15 @@ def test_api_key() -> None:
         assert http.get("/health").status_code == 200
 
 
+def test_an_api_key_may_end_in_any_letter() -> None:
+    """The last byte of some, read as Latin-1, is white space."""
+    with client(api_key="voilà") as http:
+        for given in ("Bearer voilà", "Bearer  voilà "):
+            assert http.get("/v1/models", headers={"Authorization": given.encode()}).status_code == 200
+    with pytest.raises(AnychipError, match="begins or ends with white space"):
+        create_app(FakeEngine(), api_key="abc\n")
+
+
 def test_an_empty_api_key_is_a_mistake() -> None:
     with pytest.raises(AnychipError, match="the API key is empty"):
         create_app(FakeEngine(), api_key="")

@@ -26,11 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from anychip.engine.async_engine import AsyncEngine
+    from anychip.serving.auth import check_key
     from anychip.serving.server import serve
 
     key = os.environ.get(API_KEY) if options.api_key is None else options.api_key
     if key == "":  # as when the variable that should hold it is not set: nobody wants an open server then
         raise AnychipError(f"the API key is empty; give one with --api-key or {API_KEY}, or neither to let everyone in")
+    check_key(key)
     if options.served_model_name == "":
         raise AnychipError("--served-model-name is empty; give a name, or leave it out")
 

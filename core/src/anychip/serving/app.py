@@ -20,7 +20,7 @@ from starlette.routing import Route
 from anychip.errors import AnychipError
 from anychip.loading.chat_template import no_template
 from anychip.sampling_params import SamplingParams
-from anychip.serving.auth import ApiKeyMiddleware
+from anychip.serving.auth import ApiKeyMiddleware, check_key
 from anychip.serving.body import parse, prompts, read_body
 from anychip.serving.chat import ChatReply
 from anychip.serving.completions import CompletionReply, Prompt
@@ -49,6 +49,7 @@ def create_app(
     max_completions: how many may be under way at once; what is more gets 503. Closing the engine is the caller's."""
     if api_key == "":
         raise AnychipError("the API key is empty; give a key, or none to let everyone in")
+    check_key(api_key)
     api = _Api(engine, model_name or engine.model_name, max_body, max_completions)
     routes = [
         Route("/v1/completions", _guarded(api.completions), methods=["POST"]),

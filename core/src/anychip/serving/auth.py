@@ -7,9 +7,16 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from anychip.errors import AnychipError
 from anychip.serving.errors import ApiError
 
 FREE_PATHS = ("/health",)
+
+
+def check_key(key: str | None) -> None:
+    """Raises AnychipError for a key that no client can send, as one read from a file with its line break."""
+    if key is not None and key != key.strip():
+        raise AnychipError("the API key begins or ends with white space, which no client can send; take it off")
 
 
 class ApiKeyMiddleware:
@@ -34,4 +41,4 @@ class ApiKeyMiddleware:
     def _knows_key(self, scope: Scope) -> bool:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         # Headers are Latin-1 text; the comparison takes the same time wherever the first difference is.
-        return hmac.compare_digest(given.strip().encode("latin-1"), self._key) and scheme.lower() == "bearer"
+        return hmac.compare_digest(given.strip(" \t").encode("latin-1"), self._key) and scheme.lower() == "bearer"
