@@ -279,6 +279,8 @@ def test_the_workloads_are_the_same_for_every_engine():
         (("frob",), "there is no workload 'frob'; expected single, batch, prefix, host, startup, quality"),
         ((), "bench single measures a model; name it with --model (demo comes with anychip)"),
         (("host", "--model", "demo"), "bench host measures no model; leave --model out"),
+        (("host", "--device", "cpu"), "bench host runs no model; leave --device out"),
+        (("startup", "--no-warm-up"), "bench startup runs no model; leave --no-warm-up out"),
         (("single", "--model", "demo", "--repeats", "0"), "--repeats is 0; expected a whole number >= 1"),
     ],
 )

@@ -232,6 +232,27 @@ def test_chat_goes_on_after_a_message_that_does_not_fit(capsys, monkeypatch):
     assert out.strip()
 
 
+def test_chat_goes_on_after_a_message_that_is_no_text(capsys, monkeypatch):
+    type_in(monkeypatch, "What is a list?\nh\ud800\nAnd a tuple?\n")
+    out, err = said(capsys, "chat", *DEMO, *GREEDY)
+    assert "no valid Unicode" in err.splitlines()[-1]
+    assert out.count("\n") >= 2
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_a_process_may_have_no_standard_input_nor_output(capsys, monkeypatch, command):
+    for name in ("stdin", "stdout"):
+        monkeypatch.setattr(sys, name, None)
+    status = main([command, *DEMO, *GREEDY])
+    assert (status, "the prompt is empty" in capsys.readouterr().err) == (
+        (1, True) if command == "generate" else (0, False)
+    )
+
+
+def test_a_home_of_nobody_is_no_directory(capsys):
+    assert refusal(capsys, "generate", "--model", "~nobody-of-this-name/x", "Return").startswith("no such directory: ")
+
+
 def test_chat_drops_the_oldest_turns_when_the_context_is_full(capsys, monkeypatch):
     type_in(monkeypatch, "What is a list?\nAnd a tuple?\nAnd a map?\n\n")
     out, err = said(capsys, "chat", *DEMO, *GREEDY, "--max-model-len", "48")

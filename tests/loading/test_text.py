@@ -218,6 +218,8 @@ def test_templates_know_the_special_tokens(tmp_path):
 def test_templates_are_confined():
     with pytest.raises(ModelError, match="no valid Jinja"):
         ChatTemplate("{% if %}")
+    with pytest.raises(ModelError, match="no valid Jinja"):
+        ChatTemplate("{{ " + "[" * 5000 + "]" * 5000 + " }}")
     message = [{"role": "user", "content": "x"}]
     for source in (
         "{{ raise_exception('roles must alternate') }}",

@@ -16,9 +16,9 @@ class Progress:
         self._what, self._total, self._unit = what, total, unit
         self._stream = stream if stream is not None else sys.stderr
         self._done = self._told = 0
-        self._shown = shown
+        self._shown = shown and self._stream is not None  # a process may have no standard error
         self._bar: Any = None
-        if shown and self._stream.isatty():
+        if self._shown and self._stream.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=what, unit=unit or "it", file=self._stream, leave=False)

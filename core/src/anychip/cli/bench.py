@@ -40,6 +40,11 @@ def run(options: argparse.Namespace) -> None:
         raise RequestError(f"bench {of_models[0]} measures a model; name it with --model (demo comes with anychip)")
     if options.model is not None and not of_models:
         raise RequestError(f"bench {' '.join(what)} measures no model; leave --model out")
+    given = {n: v for n, v in engine_options(options).items() if (n, v) not in (("device", "auto"), ("strict", False))}
+    if given and not of_models:
+        name, value = next(iter(given.items()))
+        flag = ("--no-" if value is False else "--") + name.replace("_", "-")
+        raise RequestError(f"bench {' '.join(what)} runs no model; leave {flag} out")
     if options.text is not None and QUALITY not in what:
         raise RequestError(f"bench {' '.join(what)} reads no text; leave --text out")
     positive("repeats", options.repeats)

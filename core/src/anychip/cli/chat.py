@@ -41,12 +41,12 @@ def run(options: argparse.Namespace) -> None:
         print("Type a message; an empty line or Ctrl-D ends the conversation, Ctrl-C an answer.", file=sys.stderr)
         while line := _read():
             messages.append({"role": "user", "content": line})
-            if dropped := _shorten(llm, messages):
-                turns = "turn was" if dropped == 1 else f"{dropped} turns were"
-                print(f"(the context is full: the oldest {turns} dropped)", file=sys.stderr)
             try:
+                if dropped := _shorten(llm, messages):
+                    turns = "turn was" if dropped == 1 else f"{dropped} turns were"
+                    print(f"(the context is full: the oldest {turns} dropped)", file=sys.stderr)
                 answer = _answer(llm, messages, params)
-            except RequestError as error:  # this message alone outgrows the context
+            except RequestError as error:  # this message alone outgrows the context, or the template refuses it
                 print(f"anychip: {error}", file=sys.stderr)
                 messages.pop()
                 continue

@@ -71,7 +71,8 @@ class _Stream:
 
 
 class AsyncEngine:
-    """model and options as for `LLM`. Start it anywhere; `generate` runs in any event loop."""
+    """model and options as for `LLM`. Start it anywhere; `generate` runs in any event loop. Its thread runs, and keeps
+    the model, until `close`."""
 
     def __init__(self, model: str, device: str = "auto", *, progress: bool = False, **options: Any) -> None:
         self.options = EngineOptions(device=device, **options)

@@ -25,7 +25,6 @@ class ChatTemplate:
     """Raises ModelError for a template that is no Jinja."""
 
     def __init__(self, source: str) -> None:
-        from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -39,9 +38,10 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-        except TemplateError as error:
+        except Exception as error:  # of constants that are folded, and of nesting, Jinja raises what it likes
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"the chat template is no valid Jinja: {error}; mend chat_template in the checkpoint"
+                f"the chat template is no valid Jinja: {cause}; mend chat_template in the checkpoint"
             ) from error
 
     def render(

@@ -36,7 +36,7 @@ def resolve_model(model: str | os.PathLike[str], revision: str | None = None, *,
         ModelError: none of the three, or the download failed.
     """
     text = os.fspath(model)
-    directory = Path(text).expanduser()
+    directory = Path(os.path.expanduser(text))
     is_demo = model == DEMO
     if not is_demo and not directory.exists() and isinstance(model, str) and hub.is_repo_id(model):
         return hub.fetch(model, revision, weights=weights)
