@@ -15,7 +15,7 @@ SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024, "gfx950"
 SPILLED = 32
 """Bytes of a lane. NVIDIA's assembler gives up a few registers where one more program then fits beside."""
 PART = 6
-"""One program of so many is compiled where nothing has changed: all of them take two cores five minutes."""
+"""One program of so many is compiled where nothing has changed: attention alone takes two cores five minutes."""
 KNOWN = {
     ("gfx1100", f"attention_kernel {what} {kind}"): spilled
     for what, spilled in {
