@@ -35,5 +35,5 @@ def test_threads_take_turns(checkpoint, device):
                     assert done.result(120) == wanted[: 1 + turn]
         llm._core.scheduler.check_integrity()
         assert llm._core.kv.usage == 0
-        assert not llm._owner
+        assert not llm._running
         assert not llm._done

@@ -13,10 +13,10 @@ from typing import Any
 from anychip.engine.build import Built, build, check_params, encode
 from anychip.engine.core import EngineCore, Event
 from anychip.engine.options import EngineOptions
+from anychip.engine.running import Running
 from anychip.engine.text import RequestText
 from anychip.errors import EngineDeadError
 from anychip.outputs import EngineStats, RequestOutput
-from anychip.request import Request
 from anychip.sampling_params import MODEL_FIELDS, SamplingParams
 
 
@@ -26,6 +26,7 @@ class _Stream:
 
     def __init__(self, text: RequestText, loop: asyncio.AbstractEventLoop) -> None:
         self.text = text
+        self.requests = text.requests
         self._lock = threading.Lock()  # of `text`: the engine's thread writes, the coroutine reads
         self._loop = loop
         self._moved = asyncio.Event()
@@ -79,7 +80,7 @@ class AsyncEngine:
         self._built: Built = build(model, self.options, progress=progress)
         self._core: EngineCore = self._built.core
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._owner: dict[Request, _Stream] = {}  # the engine thread's
+        self._running: Running[_Stream] = Running(self._core)  # the engine thread's
         self._open: set[_Stream] = set()  # everyone who waits for a piece
         self._lock = threading.Lock()  # of `_open` and `_dead`: nobody may begin to wait once the engine is dead
         self._ids = itertools.count(1)
@@ -150,7 +151,7 @@ class AsyncEngine:
             with self._lock:
                 self._open.discard(stream)
             if not finished:
-                self._inbox.put(lambda: self._cancel(stream))
+                self._inbox.put(lambda: self._running.cancel(stream))
 
     async def close(self) -> None:
         """Cancels what runs and gives the device back."""
@@ -162,14 +163,14 @@ class AsyncEngine:
             if self._dead is not None:
                 raise EngineDeadError(self._dead)
             self._open.add(stream)
-        self._inbox.put(lambda: self._add(stream))
+        self._inbox.put(lambda: self._running.add(stream))
 
     # -- on the engine's thread ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while self._take_commands():
-                for stream in self._step():
+                for stream in self._running.step():
                     stream.tell()
                 self._stats = self._core.stats()
         except BaseException as error:  # a fault of ours, or a panic of the tokenizer: nobody may wait forever
@@ -197,27 +198,3 @@ class AsyncEngine:
                 return False
             command()
             self._stats = self._core.stats()
-
-    def _add(self, stream: _Stream) -> None:
-        for request in stream.text.requests:
-            self._owner[request] = stream
-        self._core.add(stream.text.requests)
-
-    def _cancel(self, stream: _Stream) -> None:
-        for request in stream.text.requests:
-            self._core.cancel(request)
-            self._owner.pop(request, None)
-
-    def _step(self) -> list[_Stream]:
-        """One step; the streams it moved."""
-        moved: dict[_Stream, None] = {}
-        for event in self._core.step():
-            stream = self._owner.get(event.request)
-            if stream is None:
-                continue
-            if stream.push(event):
-                self._core.cancel(event.request, "stop")
-            if event.request.finish_reason is not None:
-                del self._owner[event.request]
-            moved[stream] = None
-        return list(moved)

@@ -11,11 +11,11 @@ from typing import Any
 
 from anychip.engine.build import build, check_params, encode
 from anychip.engine.options import EngineOptions
+from anychip.engine.running import Running
 from anychip.engine.text import RequestText
 from anychip.errors import EngineDeadError, RequestError
 from anychip.outputs import EngineStats, RequestOutput
 from anychip.progress import Progress
-from anychip.request import Request
 from anychip.sampling_params import SamplingParams
 
 Prompt = str | Sequence[int]
@@ -42,7 +42,7 @@ class LLM:
         self.options = EngineOptions(device=device, **options)
         self._built = build(os.fspath(model), self.options, tokenizer=not skip_tokenizer, progress=progress)
         self._core = self._built.core
-        self._owner: dict[Request, RequestText] = {}
+        self._running: Running[RequestText] = Running(self._core)
         self._done: dict[RequestText, list[RequestText]] = {}  # who runs a text -> where it is put when it is finished
         self._lock = threading.RLock()  # of the core and all texts; again where a stream is dropped within a step
         self._ids = itertools.count(1)
@@ -181,7 +181,7 @@ class LLM:
         left = len(texts)
         try:
             # The last text may finish while an asynchronous device runs a step more, which nobody else would book.
-            while left or (self._core.has_work and not self._owner):
+            while left or (self._core.has_work and not self._running):
                 with self._lock:
                     if not done:
                         self._step()
@@ -196,30 +196,20 @@ class LLM:
     def _add(self, text: RequestText, done: list[RequestText] | None = None) -> None:
         """done: gets the text once it is finished."""
         with self._lock:
-            self._owner.update(dict.fromkeys(text.requests, text))
             if done is not None:
                 self._done[text] = done
-            self._core.add(text.requests)
+            self._running.add(text)
 
     def _cancel(self, text: RequestText) -> None:
         with self._lock:
             self._done.pop(text, None)
-            for request in text.requests:
-                self._core.cancel(request)
-                self._owner.pop(request, None)
+            self._running.cancel(text)
 
     def _step(self) -> None:
         """One engine step. It moves all that runs, streams that are not being read too."""
         with self._lock:
             self._check_open()
-            for event in self._core.step():
-                text = self._owner.get(event.request)
-                if text is None:
-                    continue
-                if text.push(event):
-                    self._core.cancel(event.request, "stop")
-                if event.request.finish_reason is not None:
-                    del self._owner[event.request]
+            for text in self._running.step():
                 if text.finished and (done := self._done.pop(text, None)) is not None:
                     done.append(text)
 
