@@ -256,7 +256,7 @@ def test_an_interrupt_ends_the_areas_that_run_at_once(tmp_path, monkeypatch):
         return wait(process, limit)
 
     def sleeping(area, *_):
-        return [sys.executable, "-c", "import time; time.sleep(600)", area]
+        return [sys.executable, "-c", "import signal; signal.pause()", area]
 
     monkeypatch.setattr(runner, "_wait", waiting)
     monkeypatch.setattr(runner, "command", sleeping)

@@ -108,7 +108,7 @@ def test_what_runs_out_of_time_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(CHECK.parent))
     import gpu_check
 
-    child = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    child = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
     starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
     log = tmp_path / "log"
     assert gpu_check.run([sys.executable, "-c", starts], 5, log, {}) == "it did not end within 5 s"
