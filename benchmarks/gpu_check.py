@@ -6,10 +6,12 @@ Speed: attention beside a copy, tokens a second beside Transformers and the roof
 the host. Then, side by side since they measure nothing: greedy tokens beside Transformers', a memory check where
 compute-sanitizer is installed, and the kernels that the conformance suite will ask for, compiled in several processes.
 Last the suite, some of whose checks look at the card's memory. Before all that a process that touches the card, so that
-no figure and no limit bears what only the first one waits for. Nothing is
-downloaded or installed: the checkout is used as it is. Every part is a process of its own with a time limit, and all of
-them end within eight minutes; a part that fails or runs out of time is reported with what it found until then, and the
-exit status is 1. OUT/gpu_check.json and OUT/gpu_check.md are written after every part.
+no figure and no limit bears what only the first one waits for.
+
+Nothing is downloaded or installed: the checkout is used as it is. Every part is a process of its own with a time limit,
+and all of them end within eight minutes; a part that fails or runs out of time is reported with what it found until
+then, and the exit status is 1. OUT/gpu_check.json and OUT/gpu_check.md are written after every part.
+
 --small tries the command itself on any device, the cpu included, in sizes whose figures mean nothing.
 """
 
@@ -59,8 +61,7 @@ UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 """Every tensor an allocation of its own, so that an access beyond it is seen."""
 DTYPES = ("bfloat16", "float16 and not bfloat16", "float32")
 """Which checks of an area, as pytest's -k takes it."""
-_FIRST = "windows or heads or dims or softcap"
-HALVES = (f"({_FIRST})", f"not ({_FIRST})")
+HALVES = ("(windows or heads or dims or softcap)", "not (windows or heads or dims or softcap)")
 """Of the area attention, by what its checks are called."""
 QUIET = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
 """Of several suites at once: no plugin of pytest but their own, and a thread each for the host's arithmetic."""

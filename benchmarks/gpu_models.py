@@ -42,7 +42,7 @@ def greedy(count: int) -> SamplingParams:
     return SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
 
 
-def random(count: int) -> SamplingParams:
+def drawn(count: int) -> SamplingParams:
     return replace(greedy(count), temperature=0.8, top_p=0.9, top_k=50, seed=1)
 
 
@@ -105,7 +105,7 @@ def run(device: str, place: torch.device, name: str, folder: Path, small: bool, 
             say(f"x {batch}, tokens/s", rate)
             say(f"x {batch}, of the roofline", step_bytes(config, batch) * rate / batch / bandwidth)
             say(f"x {batch}, idle", idle(spans))
-        say("x 1, drawn at random (top_k 50, top_p 0.9), tokens/s", ours(llm, 1, spans, random))
+        say("x 1, drawn at random (top_k 50, top_p 0.9), tokens/s", ours(llm, 1, spans, drawn))
         if name == "Qwen3-0.6B":
             say("256 requests of 100 to 1024 in and out, tokens/s", serving(llm))
     del llm
