@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import re
 import subprocess
@@ -103,9 +104,25 @@ def test_it_is_found_and_says_where_its_ops_come_from(install, capfd, framework,
 
 
 @pytest.mark.parametrize(("framework", "kind"), RUNNABLE)
-def test_it_runs_the_demo_model_as_the_reference_does(install, reference, framework, kind):
+def test_it_runs_the_demo_model_as_the_reference_does(install, reference, caplog, framework, kind):
+    caplog.set_level(logging.INFO, "anychip_sdk.kits.jax.programs")
     with LLM("demo", install(framework, kind), warm_up=False) as llm:  # one prompt needs few of the steps
         assert llm.generate(PROMPT, GREEDY)[0].outputs[0].text == reference
+    compiled = [record for record in caplog.records if record.message.startswith("compiled StepKey")]
+    assert len(compiled) == (2 if framework == "jax" else 0)  # one for the prompt, one for all decodes
+
+
+@needs_jax
+def test_the_step_kit_compiles_for_the_device_s_kinds_of_sampling():
+    import jax
+    from anychip_sdk.contract import Capabilities, DeviceInfo, SampleKind
+    from anychip_sdk.kits.jax import JaxDevice, Ranks
+    from anychip_sdk.kits.steps import KitSteps
+
+    info = DeviceInfo(name="x", description="x", details={})
+    claims = Capabilities(weight_dtypes=("float32",), kv_dtypes=("float32",))
+    device = JaxDevice(info, claims, Ranks.of(jax.devices("cpu")[:1]))
+    assert KitSteps(device).sample_kind(SampleKind(edits=2)) == device.sample_kind(SampleKind(edits=1))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from anychip_sdk.contract import (
     Pending,
     Reader,
     Sampled,
+    SampleKind,
     StepKey,
     StepPlugin,
     WeightSpec,
@@ -27,6 +29,8 @@ from anychip_sdk.contract import (
 )
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+MOST_COMPILED = 256
+"""Compiled steps that are kept. A device with buckets has fewer; one without makes those of a new shape at once."""
 
 
 class KitSteps(StepPlugin):
@@ -36,6 +40,7 @@ class KitSteps(StepPlugin):
     def __init__(self, device: Device) -> None:
         self.info, self.capabilities = device.info, device.capabilities
         self._device = device
+        self._compiled = lru_cache(MOST_COMPILED)(partial(device.compile, self._step))
 
     def memory(self) -> Memory:
         return self._device.allocator.memory()
@@ -55,6 +60,7 @@ class KitSteps(StepPlugin):
         self._spec, self._weights = spec, pack(weights)
 
     def allocate(self, layout: KVLayout) -> None:
+        self._compiled.cache_clear()  # what was recorded reads the pages there were before
         self._kv = self._device.allocator.allocate(layout)
         self._state = self._device.state(layout.slots)
 
@@ -64,16 +70,19 @@ class KitSteps(StepPlugin):
     def bucket(self, exact: Bucket) -> Bucket:
         return self._device.bucket(exact)
 
+    def sample_kind(self, exact: SampleKind) -> SampleKind:
+        return self._device.sample_kind(exact)
+
     def lend(self, words: int) -> np.ndarray:
         return self._device.lend(words)
 
     def run(self, key: StepKey, buffer: np.ndarray) -> Pending:
         key = replace(key, static=self._device.ops.attention.plan(view(buffer, key)))
-        step = self._device.compile(self._step, key)
-        pending, self._kv, self._state = step(self._weights, self._kv, self._state, buffer)
+        pending, self._kv, self._state = self._compiled(key)(self._weights, self._kv, self._state, buffer)
         return pending
 
     def close(self) -> None:
+        self._compiled.cache_clear()
         self._device.close()
 
     def _step(self, weights: Any, kv: Any, state: Any, batch: Batch) -> tuple[Sampled, Any, Any]:
