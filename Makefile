@@ -17,8 +17,10 @@ SOURCES := pyproject.toml platforms/cpu/pyproject.toml platforms/cpu/CMakeLists.
 demo: $(VENV)/.run
 	@$(BIN)/anychip generate --model demo --device cpu --max-tokens 100 --seed 7 --stats "Return a list of"
 
-# Tests run in a process for each core, and kernels in a thread for each: who waits is not to spin.
+# Tests run in a process for each core, and kernels in a thread for each: who waits is not to spin. OpenBLAS always does,
+# so that it gets one thread.
 test test-slow test-sanitize: export OMP_WAIT_POLICY := passive
+test test-slow test-sanitize: export OPENBLAS_NUM_THREADS := 1
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"

@@ -159,9 +159,9 @@ def _run_area(area: str, request: Request, live: set[subprocess.Popen[bytes]]) -
 
 
 def _environment(area: str) -> dict[str, str]:
-    """Threads of OpenMP that wait do not spin, unless speed is measured: with anything else on the machine they would
-    take the cores from those that work."""
-    patience = {} if area == "speed" else {"OMP_WAIT_POLICY": "PASSIVE"}
+    """No threads spin while they wait, unless speed is measured: with anything else on the machine they would take the
+    cores from those that work. OpenMP's can be told; numpy's OpenBLAS is left with one, enough for what it is given."""
+    patience = {} if area == "speed" else {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
     return {**patience, **os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
