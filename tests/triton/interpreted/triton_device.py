@@ -34,6 +34,9 @@ def recording_device() -> tuple[TritonDevice, FakeGraphs]:
     graphs = FakeGraphs()
     device = TritonDevice(FAKE, "cpu", graphs)
     device.capabilities = replace(device.capabilities, weight_dtypes=DTYPES, kv_dtypes=(*DTYPES, "int8", "fp8"))
-    wide = {4: Tile(rows=16, columns=64, depth=64)}  # fewer of them, for they are slow here
-    device.ops = TritonOps(device.communicator, device._launcher, replace(TILES, experts_few=wide))
+    # Wider ones, of which there are fewer: an operation takes the interpreter as long on one number as on hundreds.
+    attention = {size: replace(tile, columns=64) for size, tile in _ATTENTION.items()}
+    experts = {4: Tile(rows=16, columns=64, depth=64)}
+    tiles = replace(TILES, decode=attention, prefill=attention, experts_few=experts, chunk=64)
+    device.ops = TritonOps(device.communicator, device._launcher, tiles)
     return device, graphs
