@@ -176,7 +176,7 @@ class Device(Checked):
     @abstractmethod
     def compile(self, step: Step, key: StepKey) -> Compiled:
         """Eager: call it. Capturing: warm up on zeros and record. Tracing: jit, donating kv and state. What is kept for
-        a step may go when the step does: who calls holds on to it, and asks once for a key."""
+        a step may go when the step does, so who calls keeps the step for as long as it runs."""
 
     def warm(self, keys: Sequence[StepKey]) -> None:
         """Told once, before the first request, which keys will come. The core then runs each of them on a batch of
