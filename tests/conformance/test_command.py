@@ -188,7 +188,8 @@ def test_a_failure_can_be_repeated_from_its_inputs(failed, capsys, monkeypatch):
     assert "times the budget" in message
     assert any("AssertionError" in line for line in trace)
     passed = next(c["id"] for c in data["checks"] if c["outcome"] == "passed")
-    assert main(["conformance", "repro", passed, "--out", str(out)]) == 0
+    assert main(["conformance", "--out", str(out), "repro", passed]) == 0
+    assert main(["conformance", "--device", "numpy", "repro", passed, "--out", str(out)]) == 1
     assert main(["conformance", "repro", "ops/nothing", "--out", str(out)]) == 1
     assert "has no check 'ops/nothing'" in capsys.readouterr().err
 

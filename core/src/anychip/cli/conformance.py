@@ -19,6 +19,19 @@ OUT = Path("conformance-report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_run_arguments(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    repeat = actions.add_parser("repro", help="repeat one failure of a report from its saved inputs")
+    repeat.add_argument("id", help="the check's id in the report")
+    # Without a default of its own, which would replace what was given before the action.
+    folder = f"the report's folder (default {OUT})"
+    repeat.add_argument("--out", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=folder)
+    table = actions.add_parser("matrix", help="draw the support matrix of several reports")
+    table.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="report.json, or its folder")
+    table.add_argument("--svg", type=Path, metavar="FILE", help="write the picture here as well")
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="NAME or NAME:INDEX of an installed device")
     parser.add_argument("--plugin", metavar="MODULE:FUNCTION", help="a plugin that is not installed, by its manifest")
     parser.add_argument("--provider", help="take ops from this library; see anychip devices -v")
@@ -34,18 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", type=number, metavar="S", help="seconds an area may take (default: by the run)")
     parser.add_argument("--jobs", type=whole, default=1, metavar="N", help="areas to run at once (default 1)")
     parser.add_argument("--fail-fast", action="store_true", help="end an area with its first failure")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    repeat = actions.add_parser("repro", help="repeat one failure of a report from its saved inputs")
-    repeat.add_argument("id", help="the check's id in the report")
-    repeat.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"the report's folder (default {OUT})")
-    table = actions.add_parser("matrix", help="draw the support matrix of several reports")
-    table.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="report.json, or its folder")
-    table.add_argument("--svg", type=Path, metavar="FILE", help="write the picture here as well")
 
 
 def run(options: argparse.Namespace) -> int:
     from anychip_sdk.conformance.under_test import SuiteError
 
+    if options.action:
+        _refuse_given(options)
     try:
         if options.action == "repro":
             return _repro(options)
@@ -93,6 +101,17 @@ def _check(options: argparse.Namespace) -> None:
         raise RequestError(f"--seed is {options.seed}; expected a whole number >= 0")
     if options.time_limit is not None and not options.time_limit > 0:
         raise RequestError(f"--time-limit is {options.time_limit:g}; expected a number of seconds above 0")
+
+
+def _refuse_given(options: argparse.Namespace) -> None:
+    """Raises RequestError for options of a run where an action is given: it would ignore them."""
+    parser = argparse.ArgumentParser()
+    _add_run_arguments(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        read = name == "out" and options.action == "repro"
+        if not read and getattr(options, name) != default:
+            option = "--" + name.replace("_", "-")
+            raise RequestError(f"{option} does not go with {options.action}, which reads a report; leave it out")
 
 
 def _make_folder(out: Path) -> None:
