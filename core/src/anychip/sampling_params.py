@@ -114,7 +114,7 @@ class SamplingParams(Named):
     def from_generation_config(cls, config: Mapping[str, Any], **overrides: Any) -> SamplingParams:
         """The defaults a model asks for in generation_config.json, under what the caller sets.
 
-        `do_sample: false` (or its absence) with no sampling field means greedy, as Hugging Face defines it."""
+        Without `do_sample: true` a model's default is greedy, whatever else the file sets, as Hugging Face has it."""
         chosen = {name: config[name] for name in MODEL_FIELDS if config.get(name) is not None}
         if config and not config.get("do_sample", False):
             chosen = {k: v for k, v in chosen.items() if k == "repetition_penalty"} | {"temperature": 0.0}
