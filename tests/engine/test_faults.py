@@ -6,12 +6,13 @@ import asyncio
 import re
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import checkpoints
 import numpy as np
 import pytest
 from anychip import LLM, AsyncEngine, EngineOptions, RequestError, SamplingParams
-from anychip.errors import EngineDeadError
+from anychip.errors import EngineDeadError, ModelError
 from anychip_sdk.contract import DeviceError
 
 PROMPTS = checkpoints.prompts(4, (5, 9, 17, 30))
@@ -41,6 +42,14 @@ def test_a_device_error_fails_its_step_only(llm, monkeypatch):
     failed = llm.generate(PROMPTS, GREEDY)
     assert all(o.outputs[0].finish_reason == "error" and "planted fault" in o.error for o in failed)
     assert [o.outputs[0].token_ids for o in llm.generate(PROMPTS, GREEDY)] == wanted
+
+
+def test_a_path_is_a_path(tmp_path, monkeypatch):
+    """Only the word is the demo, and only a word is looked for on the hub."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "models/llama"):
+        with pytest.raises(ModelError, match=name):
+            LLM(Path(name), "numpy")
 
 
 @pytest.mark.parametrize("where", ["launch", "copy", "result"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,9 @@ class Built:
         return words.encode(text, add_special_tokens=False)
 
 
-def build(model: str, options: EngineOptions, *, tokenizer: bool = True, progress: bool = False) -> Built:
+def build(
+    model: str | os.PathLike[str], options: EngineOptions, *, tokenizer: bool = True, progress: bool = False
+) -> Built:
     """Raises AnychipError, in one line, for whatever cannot work. tokenizer: False serves token ids only."""
     with open_checkpoint(model, revision=options.revision) as checkpoint:
         words = Tokenizer.load(checkpoint.path, checkpoint.config) if tokenizer else None

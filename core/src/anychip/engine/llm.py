@@ -40,7 +40,7 @@ class LLM:
         **options: Any,
     ) -> None:
         self.options = EngineOptions(device=device, **options)
-        self._built = build(os.fspath(model), self.options, tokenizer=not skip_tokenizer, progress=progress)
+        self._built = build(model, self.options, tokenizer=not skip_tokenizer, progress=progress)
         self._core = self._built.core
         self._running: Running[RequestText] = Running(self._core)
         self._done: dict[RequestText, list[RequestText]] = {}  # who runs a text -> where it is put when it is finished

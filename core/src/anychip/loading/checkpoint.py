@@ -190,6 +190,6 @@ def _bounds(name: str, info: TensorInfo, index: tuple[slice, ...]) -> list[tuple
 
 def _display_name(model: str | os.PathLike[str], path: Path) -> str:
     text = os.fspath(model)
-    if text == DEMO or hub.is_snapshot_of(path, text):
+    if model == DEMO or hub.is_snapshot_of(path, text):
         return text
     return path.resolve().name
