@@ -12,7 +12,7 @@ import checkpoints
 import numpy as np
 import pytest
 from anychip import LLM, AsyncEngine, EngineOptions, RequestError, SamplingParams
-from anychip.errors import EngineDeadError, ModelError
+from anychip.errors import AnychipError, EngineDeadError, ModelError
 from anychip_sdk.contract import DeviceError
 
 PROMPTS = checkpoints.prompts(4, (5, 9, 17, 30))
@@ -42,6 +42,15 @@ def test_a_device_error_fails_its_step_only(llm, monkeypatch):
     failed = llm.generate(PROMPTS, GREEDY)
     assert all(o.outputs[0].finish_reason == "error" and "planted fault" in o.error for o in failed)
     assert [o.outputs[0].token_ids for o in llm.generate(PROMPTS, GREEDY)] == wanted
+
+
+def test_a_measurement_of_failed_requests_is_none(llm, monkeypatch):
+    def failing(*args):
+        raise DeviceError("a planted fault")
+
+    monkeypatch.setattr(llm._core._executor, "launch", failing)
+    with pytest.raises(AnychipError, match=r"the request failed: .*planted fault"):
+        list(llm.run_timed(PROMPTS, [GREEDY] * len(PROMPTS)))
 
 
 def test_a_path_is_a_path(tmp_path, monkeypatch):

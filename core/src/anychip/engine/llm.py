@@ -13,7 +13,7 @@ from anychip.engine.build import build, check_params, encode
 from anychip.engine.options import EngineOptions
 from anychip.engine.running import Running
 from anychip.engine.text import RequestText
-from anychip.errors import EngineDeadError, RequestError
+from anychip.errors import AnychipError, EngineDeadError, RequestError
 from anychip.outputs import EngineStats, RequestOutput
 from anychip.progress import Progress
 from anychip.sampling_params import SamplingParams
@@ -107,13 +107,20 @@ class LLM:
     def run_timed(
         self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
     ) -> Iterator[tuple[str, bool]]:
-        """For measurements: (request id, finished) for each token as it is made, one completion per prompt."""
+        """For measurements: (request id, finished) for each token as it is made, one completion per prompt. Raises
+        AnychipError when a request fails: what is left would be measured as if it were all."""
         texts = [self._make(p, one, 0, "") for p, one in zip(prompts, params, strict=True)]
         for text in texts:
             self._core.add(text.requests)
-        while self._core.has_work:
-            for event in self._core.step():
-                yield event.request.id, event.request.finish_reason is not None
+        try:
+            while self._core.has_work:
+                for event in self._core.step():
+                    if event.error is not None:
+                        raise AnychipError(f"the request failed: {event.error}")
+                    yield event.request.id, event.request.finish_reason is not None
+        finally:
+            for text in texts:
+                self._running.cancel(text)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[RequestOutput, None, None]:
         """The pieces of one request as they come. Closing the iterator cancels it. Raises RequestError at once for
