@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 
 import pytest
 import tokenizers
@@ -81,6 +83,23 @@ def test_emoji_comes_out_in_one_piece():
     detokenizer = Detokenizer(t, [])
     pieces = [detokenizer.push([i]) for i in t.encode("a🧵b")]
     assert [p for p in pieces if p] == ["a", "🧵", "b"]
+
+
+def test_other_threads_run_while_a_text_is_encoded():
+    t, ended, interval = wrapped("bytes"), threading.Event(), sys.getswitchinterval()
+
+    def encode():
+        t.encode("The quick brown fox " * 10_000)
+        ended.set()
+
+    thread = threading.Thread(target=encode)
+    sys.setswitchinterval(60)  # a thread gives way only where it gives up the interpreter's lock
+    try:
+        thread.start()
+        assert not ended.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
 
 
 def test_a_token_by_itself_keeps_its_space():

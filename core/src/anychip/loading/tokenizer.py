@@ -94,7 +94,9 @@ class Tokenizer:
                 f"the prompt is no valid Unicode at character {error.start}; mend the text", "prompt"
             ) from error
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            # `encode` would hold the interpreter's lock, and a long text takes seconds; a batch gives it up.
+            (encoded,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+            return list(encoded.ids)
         except Exception as error:  # the library raises bare Exception for text that its model has no tokens for
             cause = (str(error).splitlines() or ["no reason given"])[0]
             raise RequestError(
