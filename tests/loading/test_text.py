@@ -37,6 +37,7 @@ def sentencepiece_like() -> tokenizers.Tokenizer:
     for word in ("▁", "▁The", "▁quick", "▁dog", "a", "b", "e", "é", "你", "▁你好"):
         pieces[word] = len(pieces)
     t = tokenizers.Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    t.add_special_tokens(SPECIAL)
     t.pre_tokenizer = pre_tokenizers.Metaspace()
     t.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -83,6 +84,18 @@ def test_emoji_comes_out_in_one_piece():
     detokenizer = Detokenizer(t, [])
     pieces = [detokenizer.push([i]) for i in t.encode("a🧵b")]
     assert [p for p in pieces if p] == ["a", "🧵", "b"]
+
+
+def test_tokens_that_are_left_out_are_not_decoded_again():
+    """After the end of a text that goes on nevertheless a model may repeat one for thousands of tokens."""
+    t = wrapped("pieces")
+    ids = t.encode("The quick dog", add_special_tokens=False)
+    (end,) = t.special_ids
+    detokenizer = Detokenizer(t, [])
+    shown = detokenizer.push([*ids[:2], *[end] * 50, *ids[2:]])
+    assert shown + detokenizer.finish() == t.decode(ids)
+    assert len(detokenizer._window) < 10
+    assert Detokenizer(t, ids, skip_special_tokens=False).push([end]) == "<eos>"
 
 
 def test_other_threads_run_while_a_text_is_encoded():

@@ -33,6 +33,7 @@ class Tokenizer:
         self.special_tokens = {name: _token_text(settings.get(name)) for name in SPECIAL_TOKENS}
         self.bos_token, self.eos_token = self.special_tokens["bos_token"], self.special_tokens["eos_token"]
         self._token_texts: dict[int, str] = {}  # of `token_text`: logprobs ask for the same ones over and over
+        self.special_ids = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
 
     @classmethod
     def load(cls, path: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -185,6 +186,8 @@ class Detokenizer:
         return "".join(self._push(token) for token in ids)
 
     def _push(self, token: int) -> str:
+        if self._skip and token in self._tokenizer.special_ids:
+            return ""  # left out before decoding: it says nothing of its neighbours, and many would fill the window
         self._window.append(token)
         old, new = self._decode(self._window[: self._context]), self._decode(self._window)
         held = len(self._window) - self._context
