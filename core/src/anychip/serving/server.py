@@ -55,7 +55,7 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=GRACE,
         )
-        asyncio.run(_run(_Server(config, host), listener, engine))
+        asyncio.run(_run(config, host, listener, engine))
 
 
 def _cut_quietly(app: ASGIApp) -> ASGIApp:
@@ -68,9 +68,9 @@ def _cut_quietly(app: ASGIApp) -> ASGIApp:
     return run
 
 
-async def _run(server: _Server, listener: socket.socket, engine: Engine) -> None:
+async def _run(config: uvicorn.Config, host: str, listener: socket.socket, engine: Engine) -> None:
     try:
-        await server.serve(sockets=[listener])
+        await _Server(config, host).serve(sockets=[listener])
     finally:
         await engine.close()
 
@@ -81,6 +81,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, host: str) -> None:
         super().__init__(config)
         self._host = host
+        self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets is not None
@@ -96,7 +97,13 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
+            self._loop.call_soon_threadsafe(self._cut_connections)
         self.should_exit = True
+
+    def _cut_connections(self) -> None:
+        """From Python 3.12.1 on, closing a server waits for them."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _bind(host: str, port: int) -> socket.socket:
